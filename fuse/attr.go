@@ -1,0 +1,35 @@
+package fuse
+
+import (
+	"dfs"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// fillAttr writes what stat(2) will tell. The timeout stays zero: the kernel
+// asks again each time it needs to know.
+func fillAttr(out *gofuse.Attr, a *dfs.Attr) {
+	*out = gofuse.Attr{
+		Ino:       uint64(a.Ino),
+		Size:      a.Size,
+		Blocks:    a.Blocks(),
+		Atime:     uint64(a.Atime.Sec),
+		Mtime:     uint64(a.Mtime.Sec),
+		Ctime:     uint64(a.Ctime.Sec),
+		Atimensec: a.Atime.Nsec,
+		Mtimensec: a.Mtime.Nsec,
+		Ctimensec: a.Ctime.Nsec,
+		Mode:      a.Mode,
+		Nlink:     a.Nlink,
+		Owner:     gofuse.Owner{Uid: a.UID, Gid: a.GID},
+		Rdev:      a.Rdev,
+		Blksize:   dfs.PageBytes,
+	}
+}
+
+// fillEntry answers a lookup, or an operation that made an inode.
+func (fs *fileSystem) fillEntry(out *gofuse.EntryOut, a *dfs.Attr) {
+	out.NodeId = fs.node(a.Ino)
+	out.Generation = 0 // inode numbers are never reused
+	fillAttr(&out.Attr, a)
+}

@@ -1,0 +1,15 @@
+package fuse
+
+import gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+// Flush is close(2) of one descriptor: what was written is visible to every
+// mount when it returns, and an error of writing it back is told here.
+func (fs *fileSystem) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) (status gofuse.Status) {
+	r := fs.begin(opFlush, cancel, &input.InHeader)
+	defer r.end(&status)
+	f := fs.file(input.Fh)
+	if f == nil {
+		return gofuse.EBADF
+	}
+	return r.status(f.Flush(r))
+}

@@ -1,0 +1,142 @@
+package fuse
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dfs"
+	"dfs/client"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// complainEvery bounds how often failures of one kind are logged: a dead
+// cluster fails each request of each program.
+const complainEvery = 10 * time.Second
+
+// fileSystem answers the kernel's requests.
+type fileSystem struct {
+	gofuse.RawFileSystem // ENOSYS to all that is not implemented
+
+	client  *client.FS
+	root    dfs.Ino
+	logger  *slog.Logger
+	metrics [opCount]opMetrics
+
+	base     context.Context // ends when the mount is gone
+	stop     context.CancelFunc
+	watchers sync.WaitGroup // of request.watchSignals
+
+	mu         sync.RWMutex
+	nextHandle uint64                 // +checklocks:mu
+	files      map[uint64]*fileHandle // +checklocks:mu
+	dirs       map[uint64]*dirHandle  // +checklocks:mu
+
+	complainMu sync.Mutex
+	complained map[string]time.Time // +checklocks:complainMu; by operation
+}
+
+func newFileSystem(cfg Config) *fileSystem {
+	fs := &fileSystem{
+		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
+		client:        cfg.FS,
+		root:          cfg.Root,
+		logger:        cfg.Logger.With("mountpoint", cfg.Mountpoint),
+		metrics:       newMetrics(cfg.Registerer),
+		files:         map[uint64]*fileHandle{},
+		dirs:          map[uint64]*dirHandle{},
+		complained:    map[string]time.Time{},
+	}
+	fs.base, fs.stop = context.WithCancel(context.Background()) //nolint:tidy // the mount outlives the call that made it; close ends it
+	return fs
+}
+
+// close lets go of what the kernel left open: it does not send RELEASE for
+// files of a connection that was aborted.
+func (fs *fileSystem) close() {
+	fs.stop()
+	fs.watchers.Wait()
+	fs.mu.Lock()
+	files := fs.files
+	fs.files, fs.dirs = map[uint64]*fileHandle{}, map[uint64]*dirHandle{}
+	fs.mu.Unlock()
+	for _, f := range files {
+		f.Release()
+	}
+}
+
+func (fs *fileSystem) String() string { return "dfs" }
+
+// ino is the inode that the kernel means.
+func (fs *fileSystem) ino(node uint64) dfs.Ino {
+	if node == gofuse.FUSE_ROOT_ID {
+		return fs.root
+	}
+	return dfs.Ino(node)
+}
+
+// node is what the kernel calls an inode.
+func (fs *fileSystem) node(ino dfs.Ino) uint64 {
+	if ino == fs.root {
+		return gofuse.FUSE_ROOT_ID
+	}
+	return uint64(ino)
+}
+
+// fileHandle is an open file.
+type fileHandle struct {
+	*client.File
+	harmless atomic.Bool // the file has neither setuid nor setgid; see killSuid
+}
+
+func (fs *fileSystem) addFile(f *client.File) uint64 {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.nextHandle++
+	fs.files[fs.nextHandle] = &fileHandle{File: f}
+	return fs.nextHandle
+}
+
+// forgetHarmless makes the next write to the inode look at its mode again.
+func (fs *fileSystem) forgetHarmless(ino dfs.Ino) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	for _, h := range fs.files {
+		if h.Ino() == ino {
+			h.harmless.Store(false)
+		}
+	}
+}
+
+// file finds an open file; nil when the kernel names a handle that we never
+// gave, which it does not.
+func (fs *fileSystem) file(handle uint64) *fileHandle {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	return fs.files[handle]
+}
+
+func (fs *fileSystem) removeFile(handle uint64) *fileHandle {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.files[handle]
+	delete(fs.files, handle)
+	return f
+}
+
+// complain logs a failure that a program is told of by an errno only.
+func (fs *fileSystem) complain(op, errno string, err error) {
+	now := time.Now()
+	fs.complainMu.Lock()
+	quiet := now.Sub(fs.complained[op]) < complainEvery
+	if !quiet {
+		fs.complained[op] = now
+	}
+	fs.complainMu.Unlock()
+	if !quiet {
+		fs.logger.Warn("request failed; more of the same are not logged for a while", "op", op, "errno", errno, "err", err)
+	}
+}

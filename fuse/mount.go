@@ -1,0 +1,259 @@
+package fuse
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"dfs"
+	"dfs/client"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+)
+
+// How the kernel is to talk to us; the figures behind them stand in the design,
+// section 9.
+const (
+	writeBytes     = 1 << 20 // largest WRITE and READ request
+	backgroundMax  = 256     // read-ahead and O_DIRECT requests in flight
+	readAheadKiB   = 1024    // of the mount's backing device
+	unmountTimeout = 10 * time.Second
+)
+
+// ErrBusy says that a program still uses the mount.
+var ErrBusy = errors.New("busy: a program has a file or its working folder there")
+
+// Config says what to mount where.
+type Config struct {
+	FS         *client.FS
+	Root       dfs.Ino // what the mount's root shows; 0 is the root of the file system
+	Mountpoint string  // an existing folder
+	Source     string  // first column of df, by convention the masters
+	ReadOnly   bool
+	AllowOther bool     // other users than the one who mounts
+	Options    []string // of the kernel: dev, suid, noexec and their opposites
+	Debug      bool     // log each request
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // for the counters of requests; may be nil
+}
+
+// Server is one mount. It serves until it is unmounted, by Unmount or by
+// anybody else.
+type Server struct {
+	fs         *fileSystem
+	fuse       *gofuse.Server
+	mountpoint string
+	done       chan struct{} // closed when the kernel has let go
+	unmounting sync.Mutex
+}
+
+// Mount mounts and serves until somebody unmounts. When it returns without an
+// error the root has answered.
+func Mount(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Root == 0 {
+		cfg.Root = dfs.RootIno
+	}
+	mountpoint, err := filepath.Abs(cfg.Mountpoint)
+	if err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", cfg.Mountpoint, err)
+	}
+	// The mount table has the path without symlinks, and an unmount wants that one.
+	if mountpoint, err = filepath.EvalSymlinks(mountpoint); err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", cfg.Mountpoint, err)
+	}
+	attr, err := cfg.FS.GetAttr(ctx, cfg.Root)
+	if err != nil {
+		return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
+	}
+	if !attr.IsDir() {
+		return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
+	}
+	fs := newFileSystem(cfg)
+	srv, err := attach(fs, mountpoint, cfg)
+	if err != nil {
+		fs.close()
+		return nil, err
+	}
+	s := &Server{fs: fs, fuse: srv, mountpoint: mountpoint, done: make(chan struct{})}
+	go func() { // owned by the mount: it ends with it, and Wait waits for it
+		defer close(s.done)
+		srv.Serve()
+		fs.close()
+	}()
+	if err := srv.WaitMount(); err != nil {
+		_ = s.Detach()
+		return nil, fmt.Errorf("mount on %s: the first request failed: %w", mountpoint, err)
+	}
+	if err := setReadAhead(mountpoint); err != nil {
+		// Not permitted to ordinary users and in containers; only speed is at stake.
+		cfg.Logger.Debug("read-ahead stays at the kernel's default", "mountpoint", mountpoint, "err", err)
+	}
+	return s, nil
+}
+
+// attach calls mount(2): by ourselves as root, through the helper fusermount3
+// as anybody else.
+func attach(fs *fileSystem, mountpoint string, cfg Config) (*gofuse.Server, error) {
+	opts := &gofuse.MountOptions{
+		AllowOther:    cfg.AllowOther,
+		Options:       append([]string{"default_permissions"}, cfg.Options...),
+		MaxBackground: backgroundMax,
+		MaxWrite:      writeBytes,
+		MaxReadAhead:  writeBytes,
+		FsName:        cfg.Source,
+		Name:          "dfs",
+		// With splice on, go-fuse cannot send replies of a full MaxWrite through its
+		// pipe: it fails each of them and falls back to what this flag does at once.
+		DisableSplice: true,
+		Debug:         cfg.Debug,
+		Logger:        slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
+		ExtraCapabilities: gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_ASYNC_DIO | gofuse.CAP_ATOMIC_O_TRUNC |
+			gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_DIRECT_IO_ALLOW_MMAP,
+	}
+	if opts.FsName == "" {
+		opts.FsName = "dfs"
+	}
+	if os.Geteuid() == 0 {
+		direct := *opts
+		direct.DirectMountStrict = true
+		direct.DirectMountFlags = syscall.MS_NOSUID | syscall.MS_NODEV
+		if cfg.ReadOnly {
+			direct.DirectMountFlags |= syscall.MS_RDONLY
+		}
+		srv, err := gofuse.NewServer(fs, mountpoint, &direct)
+		if err == nil || !errors.Is(err, syscall.EPERM) {
+			return srv, explain(mountpoint, err)
+		}
+		// Root without CAP_SYS_ADMIN, as in a container: the helper may be allowed more.
+	}
+	if cfg.ReadOnly {
+		opts.Options = append(opts.Options, "ro")
+	}
+	srv, err := gofuse.NewServer(fs, mountpoint, opts)
+	return srv, explain(mountpoint, err)
+}
+
+func explain(mountpoint string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("mount on %s: fusermount3 not found: install the package fuse3, or mount as root", mountpoint)
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENODEV):
+		if _, serr := os.Stat("/dev/fuse"); serr != nil {
+			return fmt.Errorf("mount on %s: no /dev/fuse: load the module fuse, or give the container the device: %w", mountpoint, err)
+		}
+	}
+	return fmt.Errorf("mount on %s: %w", mountpoint, err)
+}
+
+// Wait returns when the mount is gone and its last request has been answered.
+func (s *Server) Wait() { <-s.done }
+
+// Done is closed when the mount is gone.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// Unmount takes the mount away and waits for its last request. ErrBusy when a
+// program still uses it.
+func (s *Server) Unmount() error {
+	s.unmounting.Lock()
+	defer s.unmounting.Unlock()
+	return s.umount(0)
+}
+
+// Detach takes the mount out of the tree although programs use it: they keep
+// what they have open, and Wait returns when the last of them has closed it.
+func (s *Server) Detach() error {
+	s.unmounting.Lock()
+	defer s.unmounting.Unlock()
+	return s.umount(unix.MNT_DETACH)
+}
+
+func (s *Server) umount(flags int) error {
+	select {
+	case <-s.done:
+		return nil // somebody else was first
+	default:
+	}
+	err := umount(s.mountpoint, flags)
+	if err == nil && flags == 0 {
+		select {
+		case <-s.done:
+		case <-time.After(unmountTimeout):
+			return fmt.Errorf("umount %s: requests are still being served after %v", s.mountpoint, unmountTimeout)
+		}
+	}
+	return err
+}
+
+// umount calls umount2(2), or the helper for those who may not.
+func umount(mountpoint string, flags int) error {
+	err := unix.Unmount(mountpoint, flags|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EPERM) {
+		arg := "-u"
+		if flags&unix.MNT_DETACH != 0 {
+			arg = "-uz"
+		}
+		bin, lerr := exec.LookPath("fusermount3")
+		if lerr != nil {
+			return fmt.Errorf("umount %s: fusermount3 not found: install the package fuse3", mountpoint)
+		}
+		out, rerr := exec.Command(bin, arg, mountpoint).CombinedOutput()
+		switch {
+		case rerr == nil:
+			return nil
+		case strings.Contains(string(out), "busy"):
+			err = unix.EBUSY
+		default:
+			return fmt.Errorf("umount %s: %s", mountpoint, strings.TrimSpace(string(out)))
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("umount %s: %w", mountpoint, ErrBusy)
+	}
+	return fmt.Errorf("umount %s: %w", mountpoint, err)
+}
+
+// setReadAhead raises the read-ahead of the mount's backing device: the 128 KiB
+// that FUSE starts with would cut each large read in eight requests. The device
+// number comes from the mount table, since a stat of our own mount would ask us.
+func setReadAhead(mountpoint string) error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	device := ""
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 && unescapeMount(fields[4]) == mountpoint {
+			device = fields[2] // the last line is the topmost mount
+		}
+	}
+	if device == "" {
+		return fmt.Errorf("%s is not in the mount table", mountpoint)
+	}
+	return os.WriteFile(filepath.Join("/sys/class/bdi", device, "read_ahead_kb"), []byte(strconv.Itoa(readAheadKiB)), 0)
+}
+
+// unescapeMount undoes the octal escapes of white space in the mount table.
+func unescapeMount(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

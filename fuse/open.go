@@ -1,0 +1,53 @@
+package fuse
+
+import (
+	"dfs/client"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Open opens an existing file, and truncates it when asked (FUSE_ATOMIC_O_TRUNC).
+func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofuse.OpenOut) (status gofuse.Status) {
+	r := fs.begin(opOpen, cancel, &input.InHeader)
+	defer r.end(&status)
+	f, err := fs.client.Open(r, cred(&input.InHeader), fs.ino(input.NodeId), input.Flags)
+	if err != nil {
+		return r.status(err)
+	}
+	if input.Mode&gofuse.OPEN_KILL_SUIDGID != 0 { // truncated by somebody who may not keep the bits
+		if _, err := fs.client.SetAttr(r, cred(&input.InHeader), f.Ino(), client.SetAttr{KillSuid: true}); err != nil {
+			f.Release()
+			return r.status(err)
+		}
+	}
+	fs.fillOpen(out, f, input.Flags)
+	return gofuse.OK
+}
+
+// Create makes a file and opens it, or opens the one that is there.
+func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, name string, out *gofuse.CreateOut) (status gofuse.Status) {
+	r := fs.begin(opCreate, cancel, &input.InHeader)
+	defer r.end(&status)
+	f, attr, err := fs.client.Create(r, cred(&input.InHeader), fs.ino(input.NodeId), name, input.Mode, input.Flags)
+	if err != nil {
+		return r.status(err)
+	}
+	fs.fillEntry(&out.EntryOut, &attr)
+	fs.fillOpen(&out.OpenOut, f, input.Flags)
+	return gofuse.OK
+}
+
+// fillOpen registers the handle and says how the kernel is to use it. The
+// kernel drops the file's pages at each open (no FOPEN_KEEP_CACHE): another
+// mount may have changed the bytes and put the times back.
+func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags uint32) {
+	out.Fh = fs.addFile(f)
+	if flags&unix.O_DIRECT != 0 {
+		// Past the page cache, and writers of one file need not wait for each other.
+		out.OpenFlags |= gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
+	}
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		out.OpenFlags |= gofuse.FOPEN_NOFLUSH // nothing was written that close(2) could have to tell of
+	}
+}

@@ -1,0 +1,46 @@
+package fuse
+
+import (
+	"sync"
+
+	"dfs"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// dirHandle is an open folder: entries that were listed and did not fit in the
+// kernel's buffer. They are used only when the kernel goes on where it stopped;
+// after a seek or a rewind they are asked for again.
+type dirHandle struct {
+	mu     sync.Mutex
+	ahead  []dfs.Entry // +checklocks:mu
+	at     uint64      // +checklocks:mu; the cookie that ahead comes after
+	end    bool        // +checklocks:mu; nothing comes after ahead
+	parent dfs.Ino     // +checklocks:mu; for ".."
+}
+
+// OpenDir opens a folder for listing. Whether it may be listed the kernel has
+// checked, and that it exists shows at the first ReadDir.
+func (fs *fileSystem) OpenDir(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofuse.OpenOut) (status gofuse.Status) {
+	r := fs.begin(opOpenDir, cancel, &input.InHeader)
+	defer r.end(&status)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.nextHandle++
+	fs.dirs[fs.nextHandle] = &dirHandle{}
+	out.Fh = fs.nextHandle
+	return gofuse.OK
+}
+
+// ReleaseDir closes it.
+func (fs *fileSystem) ReleaseDir(input *gofuse.ReleaseIn) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	delete(fs.dirs, input.Fh)
+}
+
+func (fs *fileSystem) dir(handle uint64) *dirHandle {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	return fs.dirs[handle]
+}

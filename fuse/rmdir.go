@@ -1,0 +1,10 @@
+package fuse
+
+import gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+// Rmdir removes an empty folder.
+func (fs *fileSystem) Rmdir(cancel <-chan struct{}, header *gofuse.InHeader, name string) (status gofuse.Status) {
+	r := fs.begin(opRmdir, cancel, header)
+	defer r.end(&status)
+	return r.status(fs.client.Rmdir(r, cred(header), fs.ino(header.NodeId), name))
+}

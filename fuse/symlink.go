@@ -1,0 +1,15 @@
+package fuse
+
+import gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+// Symlink makes a symbolic link.
+func (fs *fileSystem) Symlink(cancel <-chan struct{}, header *gofuse.InHeader, target, name string, out *gofuse.EntryOut) (status gofuse.Status) {
+	r := fs.begin(opSymlink, cancel, header)
+	defer r.end(&status)
+	attr, err := fs.client.Symlink(r, cred(header), fs.ino(header.NodeId), name, target)
+	if err != nil {
+		return r.status(err)
+	}
+	fs.fillEntry(out, &attr)
+	return gofuse.OK
+}

@@ -1,0 +1,10 @@
+package fuse
+
+import gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+// Unlink takes a name from an inode that is not a folder.
+func (fs *fileSystem) Unlink(cancel <-chan struct{}, header *gofuse.InHeader, name string) (status gofuse.Status) {
+	r := fs.begin(opUnlink, cancel, header)
+	defer r.end(&status)
+	return r.status(fs.client.Unlink(r, cred(header), fs.ino(header.NodeId), name))
+}
