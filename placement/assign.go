@@ -2,6 +2,7 @@ package placement
 
 import (
 	"math/bits"
+	"slices"
 
 	"dfs"
 )
@@ -118,35 +119,84 @@ func (a *assignment) excess(s, t int) int {
 	return 0
 }
 
-// level moves fragments from servers over their limit to servers below it where
-// the row's domains stay as distinct as they are. The walk alone gets stuck when
-// the last groups find only few servers with room.
+// level moves fragments away from servers that are over their limit, where the
+// rows' domains stay as distinct as they are. The walk alone gets stuck when the
+// last groups find only few servers with room.
 func (a *assignment) level(rows []row) {
-	for b := range rows {
-		for i, s := range rows[b].servers {
-			if a.load[s] <= a.limit[s] {
-				continue
-			}
-			if t := a.replacement(rows[b], i); t >= 0 {
-				rows[b].servers[i] = t
-				a.load[s]--
-				a.load[t]++
+	for s := range a.load {
+		// Each round moves one fragment along a chain, or makes the chain shorter.
+		for range len(a.load) * len(rows) {
+			if a.load[s] <= a.limit[s] || !a.relieve(rows, s) {
+				break
 			}
 		}
 	}
 }
 
-func (a *assignment) replacement(w row, i int) int {
+// hop is one fragment that may move from a server to the next one of a chain.
+type hop struct {
+	from, bucket, position int
+}
+
+// relieve finds the shortest chain of servers from s to one with room, along which
+// each can hand one fragment to the next, and moves them, the last one first. A move
+// that an earlier one of the chain made impossible ends it: then the server before
+// has room, which is progress too. False when there is no chain.
+func (a *assignment) relieve(rows []row, s int) bool {
+	hops := make([]hop, len(a.load))
+	seen := make([]bool, len(a.load))
+	seen[s] = true
+	for queue := []int{s}; len(queue) > 0; queue = queue[1:] {
+		from := queue[0]
+		for b := range rows {
+			for i, t := range rows[b].servers {
+				if t != from {
+					continue
+				}
+				for _, t := range a.replacements(rows[b], i) {
+					if seen[t] {
+						continue
+					}
+					seen[t], hops[t] = true, hop{from, b, i}
+					if a.load[t] < a.limit[t] {
+						a.moveAlong(rows, hops, s, t)
+						return true
+					}
+					queue = append(queue, t)
+				}
+			}
+		}
+	}
+	return false
+}
+
+func (a *assignment) moveAlong(rows []row, hops []hop, s, t int) {
+	for t != s {
+		h := hops[t]
+		if !slices.Contains(a.replacements(rows[h.bucket], h.position), t) {
+			return
+		}
+		rows[h.bucket].servers[h.position] = t
+		a.load[h.from]--
+		a.load[t]++
+		t = h.from
+	}
+}
+
+// replacements lists the servers, in the order of the walk, that could stand in the
+// row at position i without making it less distinct.
+func (a *assignment) replacements(w row, i int) []int {
 	others := make([]int, 0, len(w.servers))
 	others = append(append(others, w.servers[:i]...), w.servers[i+1:]...)
 	used := a.ring.count(others)
 	now := used.near(a.ring.domains[w.servers[i]])
+	var out []int
 	for _, t := range w.order {
-		if !used.server[t] && t != w.servers[i] && a.load[t] < a.limit[t] && !now.less(used.near(a.ring.domains[t])) {
-			return t
+		if !used.server[t] && t != w.servers[i] && !now.less(used.near(a.ring.domains[t])) {
+			out = append(out, t)
 		}
 	}
-	return -1
+	return out
 }
 
 // usage counts a row's servers by domain.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,6 +137,37 @@ func TestNoServerHasATenthOverItsShare(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Found by the test above: in some clusters a server over its limit can only hand
+// fragments to servers that are at theirs, and these to others. One pass of direct
+// moves left it over.
+func TestFragmentsMoveAlongChains(t *testing.T) {
+	for _, seed := range []uint64{3889, 4887} {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var servers []dfs.Server
+		for range 6 + rng.IntN(8) {
+			servers = append(servers, dfs.Server{
+				ID: dfs.NodeID(rng.Uint64()), Weight: 50 + rng.Uint32N(150), Zone: string('a' + rune(rng.IntN(3))), State: dfs.ServerUp,
+			})
+		}
+		r := NewRing(servers)
+		for _, l := range []dfs.Layout{1<<3 | 1, 1<<3 | 2, 4<<3 | 2} {
+			a := newAssignment(r, l, buckets)
+			for _, row := range r.Assign(l, buckets) {
+				for _, id := range row {
+					if id != 0 {
+						a.load[r.index(id)]++
+					}
+				}
+			}
+			for i := range a.load {
+				if a.load[i] > a.limit[i] {
+					t.Errorf("seed %d, %v: server %d has %d, limit %d", seed, l, i, a.load[i], a.limit[i])
+				}
+			}
+		}
+	}
 }
 
 func TestSharesFollowWeightsAndAddUp(t *testing.T) {
