@@ -37,8 +37,8 @@ func Alloc(n int) []byte {
 // Free gives back a buffer that Alloc returned, or the data of a message that
 // this package decoded, whatever it has been resliced to as long as it still
 // begins where it began. The caller must hold the only reference: a buffer that
-// is freed while somebody reads it shows them other bytes. Buffers that Alloc
-// does not make are ignored.
+// is freed while somebody reads it shows them other bytes. A buffer whose capacity
+// Alloc never gives is ignored; any other one becomes the pool's.
 func Free(b []byte) {
 	c := cap(b)
 	if c < 1<<bufferBitsMin || c > 1<<bufferBitsMax || c&(c-1) != 0 {
