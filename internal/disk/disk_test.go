@@ -1,0 +1,175 @@
+package disk_test
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"dfs/internal/disk"
+	"dfs/internal/disk/disktest"
+)
+
+func TestOS(t *testing.T) {
+	disktest.Run(t, func(t *testing.T) (disk.FS, string) { return disk.OS(), t.TempDir() })
+}
+
+func TestMem(t *testing.T) {
+	disktest.Run(t, func(t *testing.T) (disk.FS, string) { return disk.NewMem(), "/" })
+}
+
+func create(t *testing.T, m *disk.Mem, name string, data []byte) disk.File {
+	t.Helper()
+	f, err := m.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, data, 0)
+	return f
+}
+
+func write(t *testing.T, f disk.File, data []byte, off int64) {
+	t.Helper()
+	if _, err := f.WriteAt(data, off); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rng(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
+
+// What was synced is there after every crash; what was not is found whole, lost and
+// torn, each in some.
+func TestCrashKeepsWhatWasSynced(t *testing.T) {
+	m := disk.NewMem()
+	f := create(t, m, "a", bytes.Repeat([]byte("o"), 8192))
+	if err := errors.Join(f.Sync(), m.SyncDir("/")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, bytes.Repeat([]byte("n"), 4096), 4096)
+	create(t, m, "b", nil)
+	seen := map[string]bool{}
+	for seed := range uint64(200) {
+		c := m.Crash(rng(seed))
+		got, err := disk.ReadFile(c, "a", 1<<20)
+		if err != nil || len(got) != 8192 || bytes.Count(got[:4096], []byte("o")) != 4096 {
+			t.Fatalf("seed %d: synced bytes are lost: %v", seed, err)
+		}
+		switch bytes.Count(got[4096:], []byte("n")) {
+		case 0:
+			seen["lost"] = true
+		case 4096:
+			seen["whole"] = true
+		default:
+			seen["torn"] = true
+		}
+		_, err = c.Stat("b")
+		seen["name"] = seen["name"] || err == nil
+		seen["no name"] = seen["no name"] || err != nil
+	}
+	for _, s := range []string{"lost", "whole", "torn", "name", "no name"} {
+		if !seen[s] {
+			t.Errorf("no crash in 200 had: %s", s)
+		}
+	}
+	if got, err := disk.ReadFile(m, "a", 1<<20); err != nil || bytes.Count(got, []byte("n")) != 4096 {
+		t.Fatalf("the crash changed the disk that goes on: %v", err)
+	}
+}
+
+func TestCrashRenameIsOneStep(t *testing.T) {
+	m := disk.NewMem()
+	if err := disk.WriteFile(m, "d", []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	f := create(t, m, "d.tmp", []byte("new"))
+	if err := errors.Join(f.Sync(), m.SyncDir("/"), m.Rename("d.tmp", "d")); err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(50) {
+		c := m.Crash(rng(seed))
+		got, err := disk.ReadFile(c, "d", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Stat("d.tmp")
+		if string(got) == "new" != (err != nil) {
+			t.Fatalf("seed %d: the target is %q, the source: %v", seed, got, err)
+		}
+	}
+}
+
+func TestFailedSyncIsNeverMadeGood(t *testing.T) {
+	m := disk.NewMem()
+	f := create(t, m, "a", nil)
+	if err := errors.Join(f.Sync(), m.SyncDir("/")); err != nil {
+		t.Fatal(err)
+	}
+	disktest.Fail(t, m, "sync a times=1")
+	lost := false
+	for i := range 20 {
+		write(t, f, bytes.Repeat([]byte("x"), 512), int64(i)*512)
+	}
+	if err := f.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("sync: %v", err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatalf("second sync: %v", err)
+	}
+	got, err := disk.ReadFile(m.Crash(rng(1)), "a", 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost = bytes.Count(got, []byte("x")) < 20*512
+	if !lost {
+		t.Fatal("all bytes of a failed sync were saved")
+	}
+}
+
+func TestRules(t *testing.T) {
+	m := disk.NewMem()
+	f := create(t, m, "dir.log", nil)
+	disktest.Fail(t, m, "write *.log err=ENOSPC after=2 times=1")
+	for i, want := range []error{nil, nil, syscall.ENOSPC, nil} {
+		if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, want) {
+			t.Fatalf("write %d: %v, want %v", i, err, want)
+		}
+	}
+	remove := disktest.Fail(t, m, "any * delay=20ms")
+	start := time.Now()
+	if err := f.Sync(); err != nil || time.Since(start) < 20*time.Millisecond {
+		t.Fatalf("sync took %v: %v", time.Since(start), err)
+	}
+	remove()
+	for _, bad := range []string{"", "sync", "fly *", "sync [", "sync * err=EWHAT", "sync * after=x", "sync * soon"} {
+		if _, err := disk.ParseRule(bad); err == nil {
+			t.Errorf("rule %q was taken", bad)
+		}
+	}
+}
+
+func TestCapacity(t *testing.T) {
+	m := disk.NewMem()
+	m.SetCapacity(10000)
+	f := create(t, m, "a", make([]byte, 6000))
+	if err := f.Allocate(0, 9000); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Allocate(0, 10001); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("allocate: %v", err)
+	}
+	g := create(t, m, "b", make([]byte, 1000))
+	if _, err := g.WriteAt([]byte("x"), 1000); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("write: %v", err)
+	}
+	if err := m.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, free, err := m.Usage("/"); err != nil || free != 9000 {
+		t.Fatalf("%d bytes free: %v", free, err)
+	}
+	if _, err := g.WriteAt([]byte("x"), 1000); err != nil {
+		t.Fatal(err)
+	}
+}
