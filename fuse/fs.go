@@ -39,7 +39,7 @@ type fileSystem struct {
 	complained map[string]time.Time // +checklocks:complainMu; by operation
 }
 
-func newFileSystem(cfg Config) *fileSystem {
+func newFileSystem(ctx context.Context, cfg Config) *fileSystem {
 	fs := &fileSystem{
 		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
 		client:        cfg.FS,
@@ -50,7 +50,8 @@ func newFileSystem(cfg Config) *fileSystem {
 		dirs:          map[uint64]*dirHandle{},
 		complained:    map[string]time.Time{},
 	}
-	fs.base, fs.stop = context.WithCancel(context.Background()) //nolint:tidy // the mount outlives the call that made it; close ends it
+	// The mount outlives the call that made it; close ends it.
+	fs.base, fs.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return fs
 }
 

@@ -83,7 +83,7 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	if !attr.IsDir() {
 		return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
 	}
-	fs := newFileSystem(cfg)
+	fs := newFileSystem(ctx, cfg)
 	srv, err := attach(fs, mountpoint, cfg)
 	if err != nil {
 		fs.close()
@@ -154,10 +154,9 @@ func explain(mountpoint string, err error) error {
 		return nil
 	case errors.Is(err, exec.ErrNotFound):
 		return fmt.Errorf("mount on %s: fusermount3 not found: install the package fuse3, or mount as root", mountpoint)
-	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENODEV):
-		if _, serr := os.Stat("/dev/fuse"); serr != nil {
-			return fmt.Errorf("mount on %s: no /dev/fuse: load the module fuse, or give the container the device: %w", mountpoint, err)
-		}
+	}
+	if derr := unix.Access("/dev/fuse", unix.R_OK|unix.W_OK); derr != nil {
+		return fmt.Errorf("mount on %s: /dev/fuse: %w: load the kernel module fuse, make the device's mode 0666, or give it to the container", mountpoint, derr)
 	}
 	return fmt.Errorf("mount on %s: %w", mountpoint, err)
 }
