@@ -6,6 +6,11 @@ import (
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 )
 
+// blockBytes is st_blksize, the size of request by which programs get on best: the
+// C library's stdio takes it for its buffers, and each request that they save is
+// a round trip between the kernel and us.
+const blockBytes = 64 << 10
+
 // fillAttr writes what stat(2) will tell. The timeout stays zero: the kernel
 // asks again each time it needs to know.
 func fillAttr(out *gofuse.Attr, a *dfs.Attr) {
@@ -23,7 +28,7 @@ func fillAttr(out *gofuse.Attr, a *dfs.Attr) {
 		Nlink:     a.Nlink,
 		Owner:     gofuse.Owner{Uid: a.UID, Gid: a.GID},
 		Rdev:      a.Rdev,
-		Blksize:   dfs.PageBytes,
+		Blksize:   blockBytes,
 	}
 }
 

@@ -30,7 +30,7 @@ func (fs *fileSystem) Statx(cancel <-chan struct{}, input *gofuse.StatxIn, out *
 	}
 	out.Statx = gofuse.Statx{
 		Mask:      unix.STATX_BASIC_STATS | unix.STATX_BTIME,
-		Blksize:   dfs.PageBytes,
+		Blksize:   blockBytes,
 		Nlink:     a.Nlink,
 		Uid:       a.UID,
 		Gid:       a.GID,
