@@ -1,0 +1,494 @@
+package meta
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"dfs"
+)
+
+// Problem is something that a sound table cannot hold.
+type Problem struct {
+	Ino   dfs.Ino     // 0 when it is about no inode
+	Chunk dfs.ChunkID // 0 when it is about no chunk
+	Text  string
+}
+
+func (p Problem) String() string {
+	switch {
+	case p.Ino != 0:
+		return fmt.Sprintf("inode %d: %s", p.Ino, p.Text)
+	case p.Chunk != 0:
+		return fmt.Sprintf("chunk %s: %s", p.Chunk, p.Text)
+	}
+	return p.Text
+}
+
+// ProblemsMax is how many problems Check answers at most.
+const ProblemsMax = 1000
+
+// Check reads the whole table and answers what is wrong with it: rows that
+// contradict each other, or that cannot be read. It keeps a few words for each
+// inode and chunk in memory.
+func Check(r Reader) []Problem { return check(NewView(r)) }
+
+// facts is what other rows say of an inode, and what its own row says.
+type facts struct {
+	in                  inode // without target
+	orphan              bool
+	names, entries, sub uint64
+	alloc, end          uint64 // by its extents
+	xattrs              uint64
+	reached             bool // a walk up from here ends at the root
+}
+
+type checker struct {
+	v        View
+	inodes   map[dfs.Ino]*facts
+	bodies   map[uint64]*facts
+	chunks   map[dfs.ChunkID]*chunk
+	live     map[dfs.ChunkID]uint64
+	groups   map[dfs.PG]uint64
+	sessions map[dfs.SessionID]*session
+	sum      counts
+	problems []Problem
+}
+
+func (c *checker) report(p Problem, format string, args ...any) {
+	if len(c.problems) < ProblemsMax {
+		p.Text = fmt.Sprintf(format, args...)
+		c.problems = append(c.problems, p)
+	}
+}
+
+func (c *checker) ino(ino dfs.Ino, format string, args ...any) {
+	c.report(Problem{Ino: ino}, format, args...)
+}
+
+func (c *checker) chunk(id dfs.ChunkID, format string, args ...any) {
+	c.report(Problem{Chunk: id}, format, args...)
+}
+
+func (c *checker) other(format string, args ...any) {
+	c.report(Problem{}, format, args...)
+}
+
+// each calls fn for all rows of a kind; what fn cannot read is a problem.
+func (c *checker) each(kind byte, numbers int, fn func(k, b []byte) error) {
+	err := c.v.r.Scan(key0(kind), key0(kind+1), func(k, b []byte) (bool, error) {
+		if len(k) < 1+8*numbers || kind != kindXattr && len(k) != 1+8*numbers {
+			c.other("key %x has the wrong length", k)
+			return true, nil
+		}
+		if err := fn(k, b); err != nil {
+			c.other("key %x: %v", k, err)
+		}
+		return len(c.problems) < ProblemsMax, nil
+	})
+	if err != nil {
+		c.other("reading rows of kind %c: %v", kind, err)
+	}
+}
+
+func check(v View) []Problem {
+	c := &checker{
+		v: v, inodes: make(map[dfs.Ino]*facts), bodies: make(map[uint64]*facts), chunks: make(map[dfs.ChunkID]*chunk),
+		live: make(map[dfs.ChunkID]uint64), groups: make(map[dfs.PG]uint64), sessions: make(map[dfs.SessionID]*session),
+	}
+	is, err := v.Bootstrapped()
+	if err != nil {
+		c.other("reading the cluster row: %v", err)
+	}
+	c.strangers()
+	if !is {
+		return c.problems
+	}
+	c.readInodes()
+	c.readDentries()
+	c.readExtents()
+	c.readXattrs()
+	c.judgeInodes()
+	c.readSessions()
+	c.readChunks()
+	c.readMap()
+	c.judgeCounters()
+	return c.problems
+}
+
+// strangers finds rows of no known kind.
+func (c *checker) strangers() {
+	const kinds = "ABCDEGHILMNOQRSTUVX"
+	lo := []byte{0}
+	for i := range len(kinds) + 1 {
+		hi := []byte{0xff, 0xff}
+		if i < len(kinds) {
+			hi = key0(kinds[i])
+		}
+		err := c.v.r.Scan(lo, hi, func(k, _ []byte) (bool, error) {
+			c.other("key %x is of no known kind", k)
+			return len(c.problems) < ProblemsMax, nil
+		})
+		if err != nil {
+			c.other("reading all rows: %v", err)
+		}
+		if i < len(kinds) {
+			lo = key0(kinds[i] + 1)
+		}
+	}
+}
+
+func (c *checker) readInodes() {
+	c.each(kindInode, 1, func(k, b []byte) error {
+		ino := dfs.Ino(number(k, 0))
+		in, err := decodeInode(ino, b)
+		if err != nil {
+			return err
+		}
+		if (in.Type() == dfs.TypeLink) != (in.target != "") || in.target != "" && uint64(len(in.target)) != in.Size {
+			c.ino(ino, "mode %o, size %d and a target of %d bytes", in.Mode, in.Size, len(in.target))
+		}
+		if (in.parent != 0) != in.IsDir() {
+			c.ino(ino, "mode %o and parent %d", in.Mode, in.parent)
+		}
+		if in.Alloc > 0 && !in.IsFile() {
+			c.ino(ino, "mode %o has %d bytes", in.Mode, in.Alloc)
+		}
+		in.target = ""
+		f := &facts{in: *in}
+		c.inodes[ino] = f
+		if other := c.bodies[in.bodyOf()]; other != nil {
+			c.ino(ino, "has the same body as inode %d", other.in.Ino)
+		}
+		c.bodies[in.bodyOf()] = f
+		return nil
+	})
+	c.each(kindOrphan, 1, func(k, b []byte) error {
+		ino := dfs.Ino(number(k, 0))
+		if f := c.inodes[ino]; f == nil {
+			c.ino(ino, "is an orphan without a row")
+		} else {
+			f.orphan = true
+		}
+		return nil
+	})
+}
+
+func (c *checker) readDentries() {
+	c.each(kindDentry, 2, func(k, b []byte) error {
+		dir := dfs.Ino(number(k, 0))
+		list, err := decodeDentries(b)
+		if err != nil {
+			return err
+		}
+		names := make(map[string]bool, len(list))
+		for _, e := range list {
+			if names[e.name] {
+				c.ino(dir, "has %q twice", e.name)
+			}
+			names[e.name] = true
+			c.dentry(dir, e, number(k, 1))
+		}
+		return nil
+	})
+}
+
+func (c *checker) dentry(dir dfs.Ino, e dentry, hash uint64) {
+	if c.v.hash(e.name) != hash {
+		c.ino(dir, "keeps %q under hash %x", e.name, hash)
+	}
+	d, f := c.inodes[dir], c.inodes[e.ino]
+	if d == nil || !d.in.IsDir() {
+		c.ino(dir, "is no folder and has entry %q", e.name)
+		return
+	}
+	d.entries++
+	if f == nil {
+		c.ino(dir, "entry %q leads to inode %d, which has no row", e.name, e.ino)
+		return
+	}
+	f.names++
+	if f.in.Type() != e.mode {
+		c.ino(dir, "entry %q says type %o, inode %d is %o", e.name, e.mode, e.ino, f.in.Mode)
+	}
+	if f.in.IsDir() {
+		d.sub++
+		if f.in.parent != dir {
+			c.ino(e.ino, "is in folder %d and says that its parent is %d", dir, f.in.parent)
+		}
+	}
+}
+
+func (c *checker) readExtents() {
+	c.each(kindExtent, 2, func(k, b []byte) error {
+		e, err := decodeExtent(number(k, 1), b)
+		if err != nil {
+			return err
+		}
+		f := c.bodies[number(k, 0)]
+		if f == nil {
+			c.other("extent of body %d, which is no inode's", number(k, 0))
+			return nil
+		}
+		if e.Off < f.end {
+			c.ino(f.in.Ino, "extents overlap at offset %d", e.Off)
+		}
+		f.alloc += uint64(e.Len)
+		f.end = e.End()
+		c.live[e.Chunk] += uint64(e.Len)
+		return nil
+	})
+}
+
+func (c *checker) readXattrs() {
+	c.each(kindXattr, 1, func(k, b []byte) error {
+		ino := dfs.Ino(number(k, 0))
+		if _, err := decodeXattr(b); err != nil {
+			return err
+		}
+		if f := c.inodes[ino]; f == nil {
+			c.ino(ino, "has xattr %q and no row", k[9:])
+		} else {
+			f.xattrs += uint64(len(k) - 9 + 1)
+		}
+		return nil
+	})
+}
+
+func (c *checker) judgeInodes() {
+	numbers := make([]dfs.Ino, 0, len(c.inodes))
+	for ino := range c.inodes {
+		numbers = append(numbers, ino)
+	}
+	slices.Sort(numbers)
+	root := c.inodes[dfs.RootIno]
+	if root == nil || !root.in.IsDir() || root.in.parent != dfs.RootIno || root.names != 0 {
+		c.other("there is no root folder")
+		return
+	}
+	root.names, root.reached = 1, true // it stays without a name
+	for _, ino := range numbers {
+		f := c.inodes[ino]
+		c.sum.inodes++
+		c.sum.bytes += int64(f.in.Alloc)
+		if f.orphan {
+			c.sum.orphans++
+		}
+		c.judgeInode(f)
+	}
+}
+
+func (c *checker) judgeInode(f *facts) {
+	in := &f.in
+	links := f.names
+	if in.IsDir() {
+		if in.Size != f.entries {
+			c.ino(in.Ino, "size is %d, it has %d entries", in.Size, f.entries)
+		}
+		if f.names > 1 {
+			c.ino(in.Ino, "folder with %d names", f.names)
+		}
+		if f.names > 0 {
+			links = 2 + f.sub
+			if !c.reaches(f) {
+				c.ino(in.Ino, "folder is not below the root")
+			}
+		}
+	}
+	if uint64(in.Nlink) != links {
+		c.ino(in.Ino, "nlink is %d, should be %d", in.Nlink, links)
+	}
+	if f.orphan != (f.names == 0) {
+		c.ino(in.Ino, "has %d names, orphan: %v", f.names, f.orphan)
+	}
+	if in.Alloc != f.alloc {
+		c.ino(in.Ino, "alloc is %d, extents have %d bytes", in.Alloc, f.alloc)
+	}
+	if f.end > in.Size && !in.IsDir() {
+		c.ino(in.Ino, "size is %d, extents end at %d", in.Size, f.end)
+	}
+	if uint64(in.xattrBytes) != f.xattrs && !f.orphan { // a reap may have stopped between them
+		c.ino(in.Ino, "says %d bytes of xattr names, has %d", in.xattrBytes, f.xattrs)
+	}
+}
+
+// reaches walks up to a folder that is known to be below the root.
+func (c *checker) reaches(f *facts) bool {
+	var way []*facts
+	at := f
+	for at != nil && !at.reached && len(way) <= len(c.inodes) {
+		way = append(way, at)
+		at = c.inodes[at.in.parent]
+	}
+	if at == nil || !at.reached {
+		return false
+	}
+	for _, w := range way {
+		w.reached = true
+	}
+	return true
+}
+
+func (c *checker) readSessions() {
+	cnt, err := c.v.counters()
+	if err != nil {
+		c.other("%v", err)
+	}
+	var inodes, chunks []Range
+	c.each(kindSession, 1, func(k, b []byte) error {
+		s, err := decodeSession(dfs.SessionID(number(k, 0)), b)
+		if err != nil {
+			return err
+		}
+		c.sessions[s.ID] = s
+		if uint64(s.ID) >= cnt.nextSession {
+			c.other("session %s is of the future", s.ID)
+		}
+		if n, err := c.v.r.Get(key1(kindNonce, s.Nonce)); err != nil || n == nil {
+			c.other("session %s has no nonce row (%v)", s.ID, err)
+		}
+		inodes, chunks = append(inodes, s.Inodes...), append(chunks, s.Chunks...)
+		return nil
+	})
+	c.disjoint("inode numbers", inodes, cnt.nextIno)
+	c.disjoint("chunk numbers", chunks, cnt.nextChunk)
+	if uint64(len(c.sessions)) != cnt.sessions {
+		c.other("%d sessions, counted as %d", len(c.sessions), cnt.sessions)
+	}
+	c.each(kindNonce, 1, func(k, b []byte) error {
+		id, err := decodeNumber("nonce", b)
+		if s := c.sessions[dfs.SessionID(id)]; err == nil && (s == nil || s.Nonce != number(k, 0)) {
+			c.other("nonce %x leads to session %x, which has another or is gone", number(k, 0), id)
+		}
+		return err
+	})
+	tallies := make(map[dfs.SessionID]tally)
+	c.each(kindTally, 1, func(k, b []byte) error {
+		id := dfs.SessionID(number(k, 0))
+		t, err := decodeTally(b)
+		if c.sessions[id] == nil {
+			c.other("tally of session %s, which is gone", id)
+		}
+		tallies[id] = t
+		return err
+	})
+	c.each(kindReply, 2, func(k, b []byte) error {
+		id, seq := dfs.SessionID(number(k, 0)), number(k, 1)
+		if t := tallies[id]; c.sessions[id] == nil || seq < t.acked || seq > t.last {
+			c.other("answer %d of session %s, which got those below %d and is at %d", seq, id, t.acked, t.last)
+		}
+		_, err := decodeReply(b)
+		return err
+	})
+}
+
+// disjoint reports ranges that overlap or that were not granted yet.
+func (c *checker) disjoint(what string, list []Range, next uint64) {
+	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.From, b.From) })
+	for i, r := range list {
+		if r.To <= r.From || r.To > next || i > 0 && list[i-1].To > r.From {
+			c.other("%s %d to %d are granted twice, or not yet (the next is %d)", what, r.From, r.To, next)
+		}
+	}
+}
+
+func (c *checker) readChunks() {
+	cl, err := c.v.cluster()
+	if err != nil {
+		c.other("%v", err)
+		return
+	}
+	granted, err := c.v.granted()
+	if err != nil {
+		c.other("%v", err)
+	}
+	c.each(kindChunk, 1, func(k, b []byte) error {
+		id := dfs.ChunkID(number(k, 0))
+		ch, err := decodeChunk(b)
+		if err != nil {
+			return err
+		}
+		c.chunks[id] = ch
+		c.sum.chunks++
+		c.groups[id.PG(cl.buckets)]++
+		if !id.Layout().Valid() || contains(granted, id.Seq()) {
+			c.chunk(id, "has a record, and its number may still be used")
+		}
+		if ch.live != c.live[id] {
+			c.chunk(id, "live is %d, extents have %d bytes", ch.live, c.live[id])
+		}
+		delete(c.live, id)
+		if !ch.sealed && c.sessions[ch.owner] == nil {
+			c.chunk(id, "is not sealed, its session %s is gone", ch.owner)
+		}
+		return nil
+	})
+	for id := range c.live {
+		c.chunk(id, "has extents and no record")
+	}
+	c.listed(kindDroppable, 0, func(ch *chunk, _ uint64) bool { return ch.droppable })
+	c.listed(kindUnsealed, 1, func(ch *chunk, owner uint64) bool { return ch.unsealed && uint64(ch.owner) == owner })
+	c.each(kindGroup, 1, func(k, b []byte) error {
+		pg := dfs.PG(number(k, 0))
+		n, err := decodeNumber("group", b)
+		if n != c.groups[pg] || n == 0 {
+			c.other("group %s has %d chunks, counted as %d", pg, c.groups[pg], n)
+		}
+		delete(c.groups, pg)
+		return err
+	})
+	for pg, n := range c.groups {
+		c.other("group %s has %d chunks, counted as none", pg, n)
+	}
+}
+
+// listed compares the rows that list chunks with what the records say.
+func (c *checker) listed(kind byte, i int, is func(ch *chunk, first uint64) bool) {
+	seen := make(map[dfs.ChunkID]bool)
+	c.each(kind, i+1, func(k, _ []byte) error {
+		id := dfs.ChunkID(number(k, i))
+		seen[id] = true
+		if ch := c.chunks[id]; ch == nil || !is(ch, number(k, 0)) {
+			c.chunk(id, "is wrongly listed under %c", kind)
+		}
+		return nil
+	})
+	for id, ch := range c.chunks {
+		if is(ch, uint64(ch.owner)) && !seen[id] {
+			c.chunk(id, "is not listed under %c", kind)
+		}
+	}
+}
+
+func (c *checker) readMap() {
+	m, err := c.v.Map()
+	if err != nil {
+		c.other("%v", err)
+		return
+	}
+	for pg, home := range m.Home {
+		if len(home) != pg.Layout().Width() || uint32(pg.Bucket()) >= m.Buckets {
+			c.other("group %s has a home of %d servers", pg, len(home))
+		}
+		for _, id := range home {
+			if id != 0 && m.Server(id) == nil {
+				c.other("group %s is at server %s, which is not in the map", pg, id)
+			}
+		}
+	}
+	if _, err := c.v.Masters(); err != nil {
+		c.other("%v", err)
+	}
+}
+
+func (c *checker) judgeCounters() {
+	cnt, err := c.v.Counters()
+	if err != nil {
+		c.other("%v", err)
+		return
+	}
+	got := counts{int64(cnt.Inodes), int64(cnt.Orphans), int64(cnt.Chunks), int64(cnt.Bytes)}
+	if got != c.sum {
+		c.other("counters say %+v, there are %+v", got, c.sum)
+	}
+}

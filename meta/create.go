@@ -1,0 +1,150 @@
+package meta
+
+import "dfs"
+
+func (o *Create) apply(tx *tx) (Reply, error) {
+	if err := tx.needSession(); err != nil {
+		return Reply{}, err
+	}
+	mode, err := o.check()
+	if err != nil {
+		return Reply{}, err
+	}
+	if isDot(o.Name) {
+		return Reply{}, dfs.EEXIST
+	}
+	parent, err := tx.dir(o.Parent)
+	if err != nil {
+		return Reply{}, err
+	}
+	b, i, err := tx.search(parent, o.Name)
+	if err != nil {
+		return Reply{}, err
+	}
+	if i >= 0 {
+		return o.existing(tx, b.list[i])
+	}
+	if err := tx.mayAdd(parent, b); err != nil {
+		return Reply{}, err
+	}
+	cred := &tx.c.Cred
+	isDir := mode&dfs.TypeMask == dfs.TypeDir
+	if t := mode & dfs.TypeMask; !cred.Checked && !root(cred) && (t == dfs.TypeBlock || t == dfs.TypeChar && o.Rdev != 0) {
+		return Reply{}, dfs.EPERM // CAP_MKNOD; character device 0,0 is a whiteout, which anybody may make
+	}
+	if isDir && parent.Nlink >= dfs.LinkMax {
+		return Reply{}, dfs.EMLINK
+	}
+	if err := o.checkIno(tx); err != nil {
+		return Reply{}, err
+	}
+
+	in := &inode{Attr: dfs.Attr{
+		Ino: o.Ino, Mode: mode, Nlink: 1, UID: cred.UID, GID: cred.GID, Rdev: o.Rdev, Layout: parent.Layout,
+		Atime: tx.c.Time, Mtime: tx.c.Time, Btime: tx.c.Time,
+	}}
+	switch {
+	case isDir:
+		in.Nlink, in.parent = 2, parent.Ino
+	case in.Type() == dfs.TypeLink:
+		in.target, in.Size = o.Target, uint64(len(o.Target))
+	}
+	inheritGroup(in, parent, cred)
+	tx.keep(in)
+	tx.change(in)
+	tx.counts.inodes++
+	if err := tx.addName(b, o.Name, in); err != nil {
+		return Reply{}, err
+	}
+	dirs := 0
+	if isDir {
+		dirs = 1
+	}
+	tx.changeDir(parent, 1, dirs)
+	return tx.attr(in), nil
+}
+
+// check looks at what the request says by itself, and answers the mode.
+func (o *Create) check() (mode uint32, err error) {
+	if err := checkName(o.Name); err != nil {
+		return 0, err
+	}
+	mode = o.Mode & (dfs.TypeMask | modePerm)
+	switch mode & dfs.TypeMask {
+	case 0: // mknod(2): the same as a regular file
+		mode |= dfs.TypeFile
+	case dfs.TypeFile, dfs.TypeSocket, dfs.TypeFIFO, dfs.TypeBlock, dfs.TypeChar:
+	case dfs.TypeDir:
+		mode &^= modeSetuid | modeSetgid // mkdir(2) takes neither; setgid is inherited only
+	case dfs.TypeLink:
+		mode = dfs.TypeLink | 0o777 // POSIX leaves it open, Linux has it so
+		switch {
+		case o.Target == "":
+			return 0, dfs.ENOENT
+		case len(o.Target) >= dfs.PathMax:
+			return 0, dfs.ENAMETOOLONG
+		}
+		return mode, nil
+	default:
+		return 0, dfs.EINVAL
+	}
+	if o.Target != "" {
+		return 0, dfs.EINVAL
+	}
+	return mode, nil
+}
+
+// existing answers a Create whose name is there: open(2) with O_CREAT opens it.
+func (o *Create) existing(tx *tx, e dentry) (Reply, error) {
+	if t := o.Mode & dfs.TypeMask; o.Excl || t != 0 && t != dfs.TypeFile {
+		return Reply{}, dfs.EEXIST
+	}
+	if e.mode == dfs.TypeDir {
+		return Reply{}, dfs.EISDIR
+	}
+	in, err := tx.entryInode(e)
+	if err != nil {
+		return Reply{}, err
+	}
+	rep := tx.attr(in)
+	rep.Existed = true
+	return rep, nil
+}
+
+// checkIno refuses a number that the session was not given or that is in use.
+func (o *Create) checkIno(tx *tx) error {
+	granted := false
+	for _, r := range tx.session.Inodes {
+		granted = granted || r.Contains(uint64(o.Ino))
+	}
+	if !granted {
+		return dfs.EINVAL
+	}
+	in, err := tx.inode(o.Ino)
+	if err == nil && in != nil {
+		err = dfs.EINVAL
+	}
+	return err
+}
+
+// inheritGroup sets the group of a new inode as Linux's inode_init_owner does: a
+// setgid folder gives its group to all and its bit to subfolders. A program that
+// is not in that group cannot make a file that runs with it.
+func inheritGroup(in, parent *inode, cred *dfs.Cred) {
+	if parent.Mode&modeSetgid == 0 {
+		return
+	}
+	in.GID = parent.GID
+	if in.IsDir() {
+		in.Mode |= modeSetgid
+	} else if in.Mode&(modeSetgid|modeGroupX) == modeSetgid|modeGroupX &&
+		!cred.Checked && !root(cred) && !inGroup(cred, in.GID) {
+		in.Mode &^= modeSetgid
+	}
+}
+
+// attr answers with the inode as it is when the operation ends.
+func (tx *tx) attr(in *inode) Reply {
+	a := in.Attr
+	return Reply{Attr: &a}
+}

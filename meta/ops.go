@@ -1,0 +1,185 @@
+package meta
+
+import "dfs"
+
+// Command is one change as the Raft log holds it.
+type Command struct {
+	// Session and Seq name the request, so that a retry takes effect once. The
+	// masters' own commands have session 0 and no Seq; they are not remembered.
+	Session dfs.SessionID
+	Seq     uint64 // from 1
+	Acked   uint64 // the session got every answer with a sequence below this
+	Time    dfs.Time
+	Cred    dfs.Cred
+	Op      Op
+}
+
+// Op is what a command does: a pointer to one of the types of this file, which
+// mirror dfs.log.v1 field by field.
+type Op interface {
+	apply(tx *tx) (Reply, error)
+}
+
+// Create makes an inode of any type: mkdir, mknod, symlink, open(O_CREAT).
+type Create struct {
+	Parent dfs.Ino
+	Name   string
+	Ino    dfs.Ino // from the session's range, never used before
+	Mode   uint32  // type and permission bits, umask already applied; type 0 is a regular file
+	Rdev   uint32
+	Target string // of a symlink
+	Excl   bool   // EEXIST when the name exists; else what is there is answered with Existed
+}
+
+// Link gives an inode one more name.
+type Link struct {
+	Ino    dfs.Ino
+	Parent dfs.Ino
+	Name   string
+}
+
+// Unlink removes a name of anything but a folder.
+type Unlink struct {
+	Parent dfs.Ino
+	Name   string
+}
+
+// Rmdir removes an empty folder.
+type Rmdir struct {
+	Parent dfs.Ino
+	Name   string
+}
+
+// Rename is renameat2(2).
+type Rename struct {
+	Parent    dfs.Ino
+	Name      string
+	NewParent dfs.Ino
+	NewName   string
+	Flags     uint32 // dfs.RenameNoReplace, dfs.RenameExchange
+}
+
+// SetAttr is chmod, chown, truncate and utimensat: what is nil stays as it is.
+type SetAttr struct {
+	Ino      dfs.Ino
+	Mode     *uint32 // permission bits
+	UID      *uint32
+	GID      *uint32
+	Size     *uint64
+	Atime    *dfs.Time
+	Mtime    *dfs.Time
+	AtimeNow bool // the command's time; Atime is then ignored
+	MtimeNow bool
+	Handle   bool // on an open descriptor (ftruncate): no permission check for the size
+	KillSuid bool // clear setuid and setgid as write(2) and chown(2) do
+}
+
+// SetXattr is setxattr(2).
+type SetXattr struct {
+	Ino   dfs.Ino
+	Name  string
+	Value []byte
+	Flags uint32 // dfs.XattrCreate, dfs.XattrReplace
+}
+
+// RemoveXattr is removexattr(2).
+type RemoveXattr struct {
+	Ino  dfs.Ino
+	Name string
+}
+
+// Commit makes written bytes part of files: many files at once, all or nothing
+// but for files that are gone (Reply.Skipped).
+type Commit struct {
+	Files  []FileCommit
+	Chunks []ChunkCommit
+}
+
+// FileCommit is one file's part of a Commit.
+type FileCommit struct {
+	Ino      dfs.Ino
+	Extents  []dfs.Extent // in the order in which they were written: later ones win
+	SizeMin  uint64       // the size becomes at least this
+	Mtime    dfs.Time     // of the last write; zero leaves the file's mtime alone
+	KillSuid bool
+}
+
+// ChunkCommit is one chunk's part of a Commit.
+type ChunkCommit struct {
+	Chunk     dfs.ChunkID
+	Committed uint32       // bytes of each fragment file that are on disk
+	Servers   []dfs.NodeID // by position who has them; 0: nobody
+	Sealed    bool         // the session will write no more to it
+}
+
+// SetPolicy sets the layout of new chunks of a file, or of new children of a
+// folder.
+type SetPolicy struct {
+	Ino    dfs.Ino
+	Layout dfs.Layout
+}
+
+// GrantIDs gives the session its next inode numbers and chunk sequence numbers.
+type GrantIDs struct {
+	Inodes bool
+	Chunks bool
+}
+
+// OpenSession registers a client. The same nonce again answers the same session.
+type OpenSession struct {
+	Nonce      uint64 // random, not 0
+	Host       string
+	Mountpoint string
+	Version    string
+}
+
+// CloseSession ends a session; one that is already gone is no error.
+type CloseSession struct {
+	Session dfs.SessionID
+}
+
+// Reap frees orphans that nobody has open, a bounded part at a time. Inodes that
+// are no orphans are passed over.
+type Reap struct {
+	Inodes     []dfs.Ino
+	ExtentsMax uint32 // extents and xattrs freed by this command; 0 is ReapMax
+}
+
+// DropChunks removes the records of chunks that nothing needs; others are
+// passed over.
+type DropChunks struct {
+	Chunks []dfs.ChunkID
+}
+
+// Bootstrap makes an empty table a file system with a root folder. It is the
+// first command of a cluster; EEXIST on one that has been bootstrapped.
+type Bootstrap struct {
+	Cluster dfs.ClusterID
+	Buckets uint32 // placement groups per layout
+}
+
+// PutMap replaces the servers (none given: they stay) and adds or replaces homes
+// of placement groups, when the map is at Epoch; else EAGAIN.
+type PutMap struct {
+	Epoch   dfs.Epoch
+	Servers []dfs.Server
+	Acting  []Home
+}
+
+// Home is the servers that were decided for a placement group, by position.
+type Home struct {
+	PG      dfs.PG
+	Servers []dfs.NodeID
+}
+
+// PutMaster adds a master or changes its name or address.
+type PutMaster struct {
+	ID   dfs.NodeID
+	Name string
+	Addr string
+}
+
+// RemoveMaster forgets a master.
+type RemoveMaster struct {
+	ID dfs.NodeID
+}

@@ -1,0 +1,537 @@
+package meta
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"dfs"
+)
+
+// markerRow is the value of rows whose key says all.
+var markerRow = []byte{rowVersion}
+
+// hostMax bounds the strings by which sessions, servers and masters are known.
+const hostMax = dfs.PathMax
+
+// inode is the row of an inode.
+type inode struct {
+	dfs.Attr
+	parent     dfs.Ino // of a folder: where ".." leads; of the root, itself
+	body       dfs.Ino // its extents are kept under this number; 0: under its own
+	xattrBytes uint32  // names of its xattrs, each with a final NUL, as listxattr(2) counts
+	target     string  // of a symlink
+
+	dirty bool
+}
+
+const (
+	inodeMtime = 1 << iota // mtime differs from ctime
+	inodeAtime             // atime differs from ctime
+	inodeBtime             // btime differs from ctime
+	inodeRdev              // the others: not zero
+	inodeFlags
+	inodeParent
+	inodeBody
+	inodeXattrs
+	inodeTarget
+	inodeEnd
+)
+
+func (in *inode) encode(b []byte) []byte {
+	var has uint64
+	set := func(bit uint64, yes bool) {
+		if yes {
+			has |= bit
+		}
+	}
+	set(inodeMtime, in.Mtime != in.Ctime)
+	set(inodeAtime, in.Atime != in.Ctime)
+	set(inodeBtime, in.Btime != in.Ctime)
+	set(inodeRdev, in.Rdev != 0)
+	set(inodeFlags, in.Flags != 0)
+	set(inodeParent, in.parent != 0)
+	set(inodeBody, in.body != 0)
+	set(inodeXattrs, in.xattrBytes != 0)
+	set(inodeTarget, in.target != "")
+
+	b = append(b, rowVersion)
+	for _, v := range [...]uint64{has, uint64(in.Mode), uint64(in.Nlink), uint64(in.UID), uint64(in.GID),
+		uint64(in.Layout), in.Size, in.Alloc, in.Change} {
+		b = binary.AppendUvarint(b, v)
+	}
+	b = appendTime(b, in.Ctime)
+	if has&inodeMtime != 0 {
+		b = appendTime(b, in.Mtime)
+	}
+	if has&inodeAtime != 0 {
+		b = appendTime(b, in.Atime)
+	}
+	if has&inodeBtime != 0 {
+		b = appendTime(b, in.Btime)
+	}
+	if has&inodeRdev != 0 {
+		b = binary.AppendUvarint(b, uint64(in.Rdev))
+	}
+	if has&inodeFlags != 0 {
+		b = binary.AppendUvarint(b, uint64(in.Flags))
+	}
+	if has&inodeParent != 0 {
+		b = binary.AppendUvarint(b, uint64(in.parent))
+	}
+	if has&inodeBody != 0 {
+		b = binary.AppendUvarint(b, uint64(in.body))
+	}
+	if has&inodeXattrs != 0 {
+		b = binary.AppendUvarint(b, uint64(in.xattrBytes))
+	}
+	if has&inodeTarget != 0 {
+		b = appendString(b, in.target)
+	}
+	return b
+}
+
+func decodeInode(ino dfs.Ino, b []byte) (*inode, error) {
+	d := decode("inode", b)
+	in := &inode{}
+	has := d.uvarint()
+	if has >= inodeEnd {
+		d.fail(fmt.Errorf("unknown parts %#x", has))
+	}
+	in.Ino = ino
+	in.Mode = d.uvarint32()
+	in.Nlink = d.uvarint32()
+	in.UID = d.uvarint32()
+	in.GID = d.uvarint32()
+	in.Layout = decodeLayout(&d)
+	in.Size = d.uvarint()
+	in.Alloc = d.uvarint()
+	in.Change = d.uvarint()
+	in.Ctime = d.time()
+	in.Mtime, in.Atime, in.Btime = in.Ctime, in.Ctime, in.Ctime
+	if has&inodeMtime != 0 {
+		in.Mtime = d.time()
+	}
+	if has&inodeAtime != 0 {
+		in.Atime = d.time()
+	}
+	if has&inodeBtime != 0 {
+		in.Btime = d.time()
+	}
+	if has&inodeRdev != 0 {
+		in.Rdev = d.uvarint32()
+	}
+	if has&inodeFlags != 0 {
+		in.Flags = d.uvarint32()
+	}
+	if has&inodeParent != 0 {
+		in.parent = dfs.Ino(d.uvarint())
+	}
+	if has&inodeBody != 0 {
+		in.body = dfs.Ino(d.uvarint())
+	}
+	if has&inodeXattrs != 0 {
+		in.xattrBytes = d.uvarint32()
+	}
+	if has&inodeTarget != 0 {
+		in.target = d.string(dfs.PathMax)
+	}
+	return in, d.done()
+}
+
+func decodeLayout(d *decoder) dfs.Layout {
+	v := d.uvarint()
+	if v > 1<<16-1 {
+		d.fail(fmt.Errorf("layout %#x", v))
+	}
+	return dfs.Layout(v)
+}
+
+// dentry is one entry of a folder.
+type dentry struct {
+	name string
+	ino  dfs.Ino
+	mode uint32 // type bits
+	slot uint8
+}
+
+func encodeDentries(b []byte, list []dentry) []byte {
+	b = append(b, rowVersion)
+	for i := range list {
+		e := &list[i]
+		b = append(b, e.slot, byte(e.mode>>12))
+		b = binary.AppendUvarint(b, uint64(e.ino))
+		b = appendString(b, e.name)
+	}
+	return b
+}
+
+func decodeDentries(b []byte) ([]dentry, error) {
+	d := decode("dentry", b)
+	list := make([]dentry, 0, 1)
+	for first := true; first || len(d.b) > 0; first = false {
+		e := dentry{slot: d.byte(), mode: uint32(d.byte()) << 12}
+		e.ino = dfs.Ino(d.uvarint())
+		e.name = d.string(dfs.NameMax)
+		switch {
+		case d.err != nil:
+		case e.mode&^dfs.TypeMask != 0 || e.ino == 0 || e.name == "":
+			d.fail(errors.New("impossible entry"))
+		case len(list) > 0 && list[len(list)-1].slot >= e.slot:
+			d.fail(errors.New("slots are not in order"))
+		}
+		if d.err != nil {
+			break
+		}
+		list = append(list, e)
+	}
+	return list, d.done()
+}
+
+func encodeExtent(b []byte, e dfs.Extent) []byte {
+	b = append(b, rowVersion)
+	b = binary.AppendUvarint(b, uint64(e.Len))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.Chunk))
+	b = binary.AppendUvarint(b, uint64(e.Record))
+	b = binary.AppendUvarint(b, uint64(e.RecordLen))
+	return binary.AppendUvarint(b, uint64(e.Start))
+}
+
+func decodeExtent(off uint64, b []byte) (dfs.Extent, error) {
+	d := decode("extent", b)
+	e := dfs.Extent{
+		Off: off, Len: d.uvarint32(), Chunk: dfs.ChunkID(d.fixed64()),
+		Record: d.uvarint32(), RecordLen: d.uvarint32(), Start: d.uvarint32(),
+	}
+	if d.err == nil && (e.Len == 0 || e.End() < e.Off || uint64(e.Start)+uint64(e.Len) > uint64(e.RecordLen)) {
+		d.fail(errors.New("impossible extent"))
+	}
+	return e, d.done()
+}
+
+// chunk is the row of a chunk.
+type chunk struct {
+	owner     dfs.SessionID
+	present   uint32    // bit i: position i had the fragment, as of epoch
+	epoch     dfs.Epoch // of the map when present was found out
+	committed uint32
+	live      uint64
+	sealed    bool
+
+	dirty     bool
+	isNew     bool   // has no row yet
+	droppable bool   // has its row of kindDroppable
+	unsealed  bool   // has its row of kindUnsealed
+	before    uint32 // committed when it was loaded
+}
+
+func (c *chunk) encode(b []byte) []byte {
+	var flags byte
+	if c.sealed {
+		flags = 1
+	}
+	b = append(b, rowVersion, flags)
+	b = binary.AppendUvarint(b, uint64(c.owner))
+	b = binary.AppendUvarint(b, uint64(c.present))
+	b = binary.AppendUvarint(b, uint64(c.epoch))
+	b = binary.AppendUvarint(b, uint64(c.committed))
+	return binary.AppendUvarint(b, c.live)
+}
+
+func decodeChunk(b []byte) (*chunk, error) {
+	d := decode("chunk", b)
+	flags := d.byte()
+	if flags > 1 {
+		d.fail(fmt.Errorf("unknown flags %#x", flags))
+	}
+	c := &chunk{
+		sealed: flags == 1, owner: dfs.SessionID(d.uvarint()), present: d.uvarint32(),
+		epoch: dfs.Epoch(d.uvarint()), committed: d.uvarint32(), live: d.uvarint(),
+	}
+	c.before = c.committed
+	c.droppable = c.sealed && c.live == 0
+	c.unsealed = !c.sealed
+	return c, d.done()
+}
+
+// session is the row of a session.
+type session struct {
+	Session
+	dirty bool
+}
+
+func (s *session) encode(b []byte) []byte {
+	b = append(b, rowVersion)
+	b = binary.AppendUvarint(b, s.Nonce)
+	b = appendString(b, s.Host)
+	b = appendString(b, s.Mountpoint)
+	b = appendString(b, s.Version)
+	b = appendTime(b, s.Opened)
+	b = appendRanges(b, s.Inodes)
+	return appendRanges(b, s.Chunks)
+}
+
+func decodeSession(id dfs.SessionID, b []byte) (*session, error) {
+	d := decode("session", b)
+	s := &session{Session: Session{
+		ID: id, Nonce: d.uvarint(), Host: d.string(hostMax), Mountpoint: d.string(hostMax), Version: d.string(hostMax),
+		Opened: d.time(), Inodes: d.ranges(), Chunks: d.ranges(),
+	}}
+	return s, d.done()
+}
+
+// counts is what commands add to the counters.
+type counts struct {
+	inodes, orphans, chunks, bytes int64
+}
+
+func (c *counts) add(d counts) {
+	c.inodes += d.inodes
+	c.orphans += d.orphans
+	c.chunks += d.chunks
+	c.bytes += d.bytes
+}
+
+func (c *counts) append(b []byte) []byte {
+	b = binary.AppendVarint(b, c.inodes)
+	b = binary.AppendVarint(b, c.orphans)
+	b = binary.AppendVarint(b, c.chunks)
+	return binary.AppendVarint(b, c.bytes)
+}
+
+func (c *counts) read(d *decoder) {
+	*c = counts{inodes: d.varint(), orphans: d.varint(), chunks: d.varint(), bytes: d.varint()}
+}
+
+// tally is what each command of a session changes: a row of its own, so that the
+// global counters are not a row that every command of everybody writes, and the
+// session's row stays as it is.
+type tally struct {
+	acked uint64 // the session got every answer below this
+	last  uint64 // highest sequence carried out
+	counts
+}
+
+func (t *tally) encode(b []byte) []byte {
+	b = append(b, rowVersion)
+	b = binary.AppendUvarint(b, t.acked)
+	b = binary.AppendUvarint(b, t.last)
+	return t.counts.append(b)
+}
+
+func decodeTally(b []byte) (tally, error) {
+	d := decode("tally", b)
+	t := tally{acked: d.uvarint(), last: d.uvarint()}
+	t.counts.read(&d)
+	return t, d.done()
+}
+
+// counters is the one row of kindCounters.
+type counters struct {
+	nextIno, nextChunk, nextSession, sessions uint64
+	counts
+}
+
+func (c *counters) encode(b []byte) []byte {
+	b = append(b, rowVersion)
+	for _, v := range [...]uint64{c.nextIno, c.nextChunk, c.nextSession, c.sessions} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return c.counts.append(b)
+}
+
+func decodeCounters(b []byte) (counters, error) {
+	d := decode("counters", b)
+	c := counters{nextIno: d.uvarint(), nextChunk: d.uvarint(), nextSession: d.uvarint(), sessions: d.uvarint()}
+	c.counts.read(&d)
+	return c, d.done()
+}
+
+// cluster is the one row of kindCluster.
+type cluster struct {
+	id      dfs.ClusterID
+	buckets uint32
+	epoch   dfs.Epoch
+}
+
+func (c *cluster) encode(b []byte) []byte {
+	b = append(b, rowVersion)
+	b = binary.BigEndian.AppendUint64(b, uint64(c.id))
+	b = binary.AppendUvarint(b, uint64(c.buckets))
+	return binary.AppendUvarint(b, uint64(c.epoch))
+}
+
+func decodeCluster(b []byte) (cluster, error) {
+	d := decode("cluster", b)
+	c := cluster{id: dfs.ClusterID(d.fixed64()), buckets: d.uvarint32(), epoch: dfs.Epoch(d.uvarint())}
+	if d.err == nil && (c.buckets == 0 || c.buckets > bucketsMax) {
+		d.fail(fmt.Errorf("%d buckets", c.buckets))
+	}
+	return c, d.done()
+}
+
+func encodeServer(b []byte, s *dfs.Server) []byte {
+	b = append(b, rowVersion)
+	for _, v := range [...]string{s.Name, s.Addr, s.Host, s.Zone} {
+		b = appendString(b, v)
+	}
+	b = binary.AppendUvarint(b, uint64(s.Weight))
+	return append(b, byte(s.State))
+}
+
+func decodeServer(id dfs.NodeID, b []byte) (dfs.Server, error) {
+	d := decode("server", b)
+	s := dfs.Server{
+		ID: id, Name: d.string(hostMax), Addr: d.string(hostMax), Host: d.string(hostMax), Zone: d.string(hostMax),
+		Weight: d.uvarint32(), State: dfs.ServerState(d.byte()),
+	}
+	return s, d.done()
+}
+
+// position is one server of a placement group's home.
+type position struct {
+	server dfs.NodeID
+	since  dfs.Epoch // fragments that were found present before this epoch are on another server
+}
+
+func encodeHome(b []byte, home []position) []byte {
+	b = append(b, rowVersion)
+	b = binary.AppendUvarint(b, uint64(len(home)))
+	for _, p := range home {
+		b = binary.BigEndian.AppendUint64(b, uint64(p.server))
+		b = binary.AppendUvarint(b, uint64(p.since))
+	}
+	return b
+}
+
+func decodeHome(b []byte) ([]position, error) {
+	d := decode("home", b)
+	n := d.count(9)
+	home := make([]position, 0, n)
+	for range n {
+		home = append(home, position{server: dfs.NodeID(d.fixed64()), since: dfs.Epoch(d.uvarint())})
+	}
+	return home, d.done()
+}
+
+func encodeNumber(b []byte, v uint64) []byte {
+	return binary.AppendUvarint(append(b, rowVersion), v)
+}
+
+func decodeNumber(what string, b []byte) (uint64, error) {
+	d := decode(what, b)
+	v := d.uvarint()
+	return v, d.done()
+}
+
+func encodeMaster(b []byte, m Master) []byte {
+	return appendString(appendString(append(b, rowVersion), m.Name), m.Addr)
+}
+
+func decodeMaster(id dfs.NodeID, b []byte) (Master, error) {
+	d := decode("master", b)
+	m := Master{ID: id, Name: d.string(hostMax), Addr: d.string(hostMax)}
+	return m, d.done()
+}
+
+const (
+	replyExisted = 1 << iota
+	replyStaleMap
+	replyMore
+	replyAttr
+	replyIDs   // Session, Inodes, Chunks
+	replyLists // Orphaned, Skipped, Reaped, Dropped
+	replyEpoch
+	replyEnd
+)
+
+func encodeReply(b []byte, r *Reply) []byte {
+	var has uint64
+	set := func(bit uint64, yes bool) {
+		if yes {
+			has |= bit
+		}
+	}
+	set(replyExisted, r.Existed)
+	set(replyStaleMap, r.StaleMap)
+	set(replyMore, r.More)
+	set(replyAttr, r.Attr != nil)
+	set(replyIDs, r.Session != 0 || r.Inodes != Range{} || r.Chunks != Range{})
+	set(replyLists, len(r.Orphaned)+len(r.Skipped)+len(r.Reaped)+len(r.Dropped) != 0)
+	set(replyEpoch, r.Epoch != 0)
+
+	b = append(b, rowVersion)
+	b = binary.AppendUvarint(b, has)
+	b = binary.AppendUvarint(b, uint64(r.Errno))
+	if has&replyIDs != 0 {
+		b = binary.AppendUvarint(b, uint64(r.Session))
+		b = appendRanges(b, []Range{r.Inodes, r.Chunks})
+	}
+	if has&replyLists != 0 {
+		for _, list := range [...][]dfs.Ino{r.Orphaned, r.Skipped, r.Reaped} {
+			b = binary.AppendUvarint(b, uint64(len(list)))
+			for _, ino := range list {
+				b = binary.AppendUvarint(b, uint64(ino))
+			}
+		}
+		b = binary.AppendUvarint(b, uint64(len(r.Dropped)))
+		for _, id := range r.Dropped {
+			b = binary.BigEndian.AppendUint64(b, uint64(id))
+		}
+	}
+	if has&replyEpoch != 0 {
+		b = binary.AppendUvarint(b, uint64(r.Epoch))
+	}
+	if has&replyAttr != 0 {
+		b = binary.AppendUvarint(b, uint64(r.Attr.Ino))
+		in := inode{Attr: *r.Attr}
+		b = in.encode(b)
+	}
+	return b
+}
+
+func decodeReply(b []byte) (Reply, error) {
+	d := decode("reply", b)
+	var r Reply
+	has := d.uvarint()
+	if has >= replyEnd {
+		d.fail(fmt.Errorf("unknown parts %#x", has))
+	}
+	r.Existed = has&replyExisted != 0
+	r.StaleMap = has&replyStaleMap != 0
+	r.More = has&replyMore != 0
+	r.Errno = dfs.Errno(d.uvarint32())
+	if has&replyIDs != 0 {
+		r.Session = dfs.SessionID(d.uvarint())
+		if list := d.ranges(); len(list) == 2 {
+			r.Inodes, r.Chunks = list[0], list[1]
+		} else {
+			d.fail(errors.New("impossible ranges"))
+		}
+	}
+	if has&replyLists != 0 {
+		for _, list := range [...]*[]dfs.Ino{&r.Orphaned, &r.Skipped, &r.Reaped} {
+			for range d.count(1) {
+				*list = append(*list, dfs.Ino(d.uvarint()))
+			}
+		}
+		for range d.count(8) {
+			r.Dropped = append(r.Dropped, dfs.ChunkID(d.fixed64()))
+		}
+	}
+	if has&replyEpoch != 0 {
+		r.Epoch = dfs.Epoch(d.uvarint())
+	}
+	if has&replyAttr != 0 && d.err == nil {
+		ino := dfs.Ino(d.uvarint())
+		if d.err == nil {
+			in, err := decodeInode(ino, d.b)
+			if err != nil {
+				return r, err
+			}
+			r.Attr = &in.Attr
+			d.b = nil
+		}
+	}
+	return r, d.done()
+}

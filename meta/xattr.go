@@ -1,0 +1,164 @@
+package meta
+
+import (
+	"strings"
+
+	"dfs"
+)
+
+// xattrNameMax is the bytes of a name, with its namespace.
+const xattrNameMax = 255
+
+// Namespaces of extended attributes, see xattr(7). "system." would hold ACLs,
+// which dfs does not have.
+const (
+	xattrUser     = "user."
+	xattrTrusted  = "trusted."
+	xattrSecurity = "security."
+)
+
+// checkXattr refuses names and, by namespace, inodes and callers, as Linux's
+// xattr_permission does. What must not be written is EPERM, what must not be
+// seen looks as if it did not exist.
+func checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
+	if name == "" || len(name) > xattrNameMax {
+		return dfs.ERANGE
+	}
+	hidden := dfs.ENODATA
+	if mask&mayWrite != 0 {
+		hidden = dfs.EPERM
+	}
+	switch space := name[:strings.IndexByte(name, '.')+1]; space {
+	case xattrUser:
+		if !in.IsFile() && !in.IsDir() {
+			return hidden
+		}
+		if in.IsDir() && in.Mode&modeSticky != 0 && mask&mayWrite != 0 && !in.owns(cred) {
+			return dfs.EPERM
+		}
+	case xattrTrusted:
+		if !root(cred) {
+			return hidden
+		}
+	case xattrSecurity:
+		if mask&mayWrite != 0 && !cred.Checked && !root(cred) {
+			return dfs.EPERM
+		}
+	default:
+		return dfs.EOPNOTSUPP
+	}
+	if strings.HasSuffix(name, ".") && strings.Count(name, ".") == 1 || strings.IndexByte(name, 0) >= 0 {
+		return dfs.EINVAL
+	}
+	if strings.HasPrefix(name, xattrUser) {
+		return in.may(cred, mask)
+	}
+	return nil
+}
+
+func (o *SetXattr) apply(tx *tx) (Reply, error) {
+	if o.Flags&^(dfs.XattrCreate|dfs.XattrReplace) != 0 {
+		return Reply{}, dfs.EINVAL
+	}
+	if len(o.Value) > dfs.XattrMax {
+		return Reply{}, dfs.E2BIG
+	}
+	in, old, err := tx.xattr(o.Ino, o.Name)
+	switch {
+	case err != nil:
+		return Reply{}, err
+	case old && o.Flags&dfs.XattrCreate != 0:
+		return Reply{}, dfs.EEXIST
+	case !old && o.Flags&dfs.XattrReplace != 0:
+		return Reply{}, dfs.ENODATA
+	}
+	if !old {
+		n := in.xattrBytes + uint32(len(o.Name)) + 1
+		if n > dfs.XattrMax {
+			return Reply{}, dfs.ENOSPC // listxattr(2) could not list them
+		}
+		in.xattrBytes = n
+	}
+	v := append(make([]byte, 0, 1+len(o.Value)), rowVersion)
+	if err := tx.t.Set(xattrKey(o.Ino, o.Name), append(v, o.Value...)); err != nil {
+		return Reply{}, err
+	}
+	tx.change(in)
+	return tx.attr(in), nil
+}
+
+func (o *RemoveXattr) apply(tx *tx) (Reply, error) {
+	in, old, err := tx.xattr(o.Ino, o.Name)
+	if err != nil {
+		return Reply{}, err
+	}
+	if !old {
+		return Reply{}, dfs.ENODATA
+	}
+	if err := tx.t.Delete(xattrKey(o.Ino, o.Name)); err != nil {
+		return Reply{}, err
+	}
+	in.xattrBytes -= uint32(len(o.Name)) + 1
+	tx.change(in)
+	return tx.attr(in), nil
+}
+
+// xattr reads an inode whose attribute the caller may write, and whether it has it.
+func (tx *tx) xattr(ino dfs.Ino, name string) (in *inode, old bool, err error) {
+	if in, err = tx.stale(ino); err != nil {
+		return nil, false, err
+	}
+	if err := checkXattr(in, &tx.c.Cred, name, mayWrite); err != nil {
+		return nil, false, err
+	}
+	if in.xattrBytes == 0 {
+		return in, false, nil
+	}
+	v, err := tx.t.Get(xattrKey(ino, name))
+	return in, v != nil, err
+}
+
+// GetXattr answers the value of an extended attribute.
+func (v View) GetXattr(cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) {
+	in, err := v.stale(ino)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkXattr(in, &cred, name, mayRead); err != nil {
+		return nil, err
+	}
+	if in.xattrBytes == 0 {
+		return nil, dfs.ENODATA
+	}
+	b, err := v.r.Get(xattrKey(ino, name))
+	if err != nil {
+		return nil, err
+	}
+	if b == nil {
+		return nil, dfs.ENODATA
+	}
+	return decodeXattr(b)
+}
+
+func decodeXattr(b []byte) ([]byte, error) {
+	d := decode("xattr", b)
+	value := append([]byte{}, d.b...)
+	d.b = nil
+	return value, d.done()
+}
+
+// ListXattr lists the names of the extended attributes that cred may see.
+func (v View) ListXattr(cred dfs.Cred, ino dfs.Ino) ([]string, error) {
+	in, err := v.stale(ino)
+	if err != nil || in.xattrBytes == 0 {
+		return nil, err
+	}
+	var names []string
+	err = v.r.Scan(key1(kindXattr, uint64(ino)), after(kindXattr, uint64(ino)), func(k, _ []byte) (bool, error) {
+		if name := string(k[9:]); root(&cred) || !strings.HasPrefix(name, xattrTrusted) {
+			names = append(names, name)
+		}
+		return true, nil
+	})
+	return names, err
+}
