@@ -71,12 +71,18 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args: func(_ *cobra.Command, args []string) error {
+			if opts.completion != "" {
+				return nil
+			}
 			if len(args) < 1 || len(args) > 2 {
 				return cli.Usagef("want MASTERS and MOUNTPOINT, got %d arguments; see dfs-mount --help", len(args))
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if opts.completion != "" {
+				return completion(cmd, opts.completion)
+			}
 			if err := opts.complete(cmd.Flags(), words, args); err != nil {
 				return err
 			}
@@ -99,4 +105,18 @@ func newCommand() *cobra.Command {
 	cmd.Flags().StringArrayVarP(&words, "options", "o", nil, "mount options, separated by commas")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.Usagef("%w", err) })
 	return cmd
+}
+
+// completion prints a shell's completion script. It is a flag, not a command as
+// elsewhere, since a mountpoint may have any name.
+func completion(cmd *cobra.Command, shell string) error {
+	switch shell {
+	case "bash":
+		return cmd.GenBashCompletionV2(cmd.OutOrStdout(), true)
+	case "zsh":
+		return cmd.GenZshCompletion(cmd.OutOrStdout())
+	case "fish":
+		return cmd.GenFishCompletion(cmd.OutOrStdout(), true)
+	}
+	return cli.Usagef("--completion=%s: want bash, zsh or fish", shell)
 }

@@ -34,6 +34,7 @@ type options struct {
 	logFile     string
 	pidFile     string
 	adminListen string
+	completion  string   // print this shell's completion script instead
 	kernel      []string // dev, suid, noexec ...
 }
 
@@ -61,6 +62,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.pidFile, "pid-file", o.pidFile, "write the process id there once mounted")
 	f.StringVar(&o.adminListen, "admin-listen", o.adminListen, "address of /metrics, /healthz and /debug/pprof; empty: none")
 	f.BoolVar(&o.debug, "debug", o.debug, "log each request of the kernel")
+	f.StringVar(&o.completion, "completion", "", "print the completion script of bash, zsh or fish")
 	f.BoolVar(&o.fake, "fake", false, "check everything on the command line, do not mount")
 	f.BoolVar(&o.sloppy, "sloppy", false, "ignore unknown mount options")
 	_ = f.MarkHidden("fake")
@@ -92,7 +94,7 @@ func (o *options) complete(f *pflag.FlagSet, words, args []string) error {
 	f.VisitAll(func(fl *pflag.Flag) {
 		name := cli.EnvName(fl.Name)
 		value, ok := os.LookupEnv(name)
-		if !ok || fl.Changed || fl.Hidden || fl.Name == "options" || fl.Name == "help" || fl.Name == "version" || err != nil {
+		if !ok || fl.Changed || fl.Hidden || notOption(fl.Name) || err != nil {
 			return
 		}
 		if serr := fl.Value.Set(value); serr != nil {
@@ -124,6 +126,11 @@ func (o *options) complete(f *pflag.FlagSet, words, args []string) error {
 	return nil
 }
 
+// notOption names the flags that are neither options of -o nor variables.
+func notOption(flag string) bool {
+	return flag == "options" || flag == "help" || flag == "version" || flag == "completion"
+}
+
 // minDirty is room for some records in flight; less would deadlock a writer.
 const minDirty = 8 << 20
 
@@ -139,7 +146,7 @@ func (o *options) apply(f *pflag.FlagSet, word string) error {
 		return nil
 	}
 	fl := f.Lookup(strings.ReplaceAll(name, "_", "-"))
-	if fl == nil || fl.Hidden || fl.Name == "options" || fl.Name == "help" || fl.Name == "version" {
+	if fl == nil || fl.Hidden || notOption(fl.Name) {
 		if o.sloppy {
 			return nil
 		}
