@@ -1,0 +1,247 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"dfs/meta"
+	"dfs/meta/store"
+)
+
+// applyJob is committed entries, or a snapshot to install.
+type applyJob struct {
+	entries []*raftpb.Entry
+	install *raftpb.Snapshot
+	done    chan error // of install
+}
+
+// answered is replies that wait for their batch to be visible.
+type answered struct {
+	id      uint64
+	replies []meta.Reply
+}
+
+// applier applies what is committed, in order. It alone writes to the store.
+func (n *Node) applier() {
+	for {
+		select {
+		case job := <-n.applies:
+			if job.install != nil {
+				job.done <- n.installRows(job.install)
+				continue
+			}
+			if err := n.applyEntries(n.applyMore(job.entries)); err != nil {
+				if n.ctx.Err() == nil {
+					n.fail(fmt.Errorf("apply: %w", err))
+				}
+				return
+			}
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// applyMore takes the entries that wait already, so that one commit of the store
+// serves them all. A snapshot ends it: it is never behind entries, since raft waits
+// for its installation.
+func (n *Node) applyMore(entries []*raftpb.Entry) []*raftpb.Entry {
+	for len(n.applies) > 0 {
+		job := <-n.applies
+		entries = append(entries[:len(entries):len(entries)], job.entries...)
+	}
+	return entries
+}
+
+// applyEntries applies entries in one batch of the store; changes of the
+// membership are a batch of their own.
+func (n *Node) applyEntries(entries []*raftpb.Entry) error {
+	p := *n.storage.position.Load()
+	batch := n.store.Batch()
+	var ready []answered
+	commit := func() error {
+		b := batch
+		batch = nil
+		if err := n.store.Commit(b, p); err != nil {
+			return err
+		}
+		n.storage.position.Store(&store.Position{Index: p.Index, Term: p.Term, ConfState: p.ConfState})
+		n.applied.set(p.Index)
+		for _, a := range ready {
+			n.answer(a.id, a.replies)
+		}
+		ready = ready[:0]
+		return nil
+	}
+	defer func() {
+		if batch != nil {
+			_ = batch.Close() // thrown away with the error that is on its way
+		}
+	}()
+	for _, e := range entries {
+		if e.GetIndex() <= p.Index {
+			continue
+		}
+		if e.GetIndex() != p.Index+1 {
+			return fmt.Errorf("entry %d after entry %d", e.GetIndex(), p.Index)
+		}
+		p.Index, p.Term = e.GetIndex(), e.GetTerm()
+		n.compactAt.bytes.Add(int64(len(e.GetData())))
+		n.compactAt.entries.Add(1)
+		if e.GetType() != raftpb.EntryNormal {
+			conf, err := n.applyConfChange(e)
+			if err != nil {
+				return err
+			}
+			p.ConfState = conf
+			continue
+		}
+		if len(e.GetData()) == 0 {
+			continue // of a new leader
+		}
+		a, err := n.applyBatch(batch, e.GetData())
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		}
+		ready = append(ready, a)
+	}
+	if err := commit(); err != nil {
+		return err
+	}
+	n.maybeCompact()
+	return nil
+}
+
+func (n *Node) applyBatch(t meta.Table, data []byte) (answered, error) {
+	id, commands, err := decodeBatch(data)
+	if err != nil {
+		return answered{}, err
+	}
+	a := answered{id: id, replies: make([]meta.Reply, len(commands))}
+	for i, c := range commands {
+		if a.replies[i], err = meta.Apply(t, c); err != nil {
+			return answered{}, fmt.Errorf("%T: %w", c.Op, err)
+		}
+	}
+	return a, nil
+}
+
+// applyConfChange changes who takes part, in raft's goroutine.
+func (n *Node) applyConfChange(e *raftpb.Entry) ([]byte, error) {
+	var change raftpb.ConfChangeI
+	switch e.GetType() {
+	case raftpb.EntryConfChange:
+		cc := &raftpb.ConfChange{}
+		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+			return nil, err
+		}
+		change = cc
+	case raftpb.EntryConfChangeV2:
+		cc := &raftpb.ConfChangeV2{}
+		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+			return nil, err
+		}
+		change = cc
+	default:
+		return nil, fmt.Errorf("entry of unknown type %v: a newer version of dfs wrote it", e.GetType())
+	}
+	var conf *raftpb.ConfState
+	if err := n.doBy(n.ctx, n.members, func() { conf = n.raft.ApplyConfChange(change) }); err != nil {
+		return nil, err
+	}
+	return proto.Marshal(conf)
+}
+
+// install replaces the state by a snapshot that has come. The state of raft is on
+// disk before the rows are, and the log begins anew after them: see fitting.
+func (n *Node) install(rd raft.Ready) error {
+	if err := n.storage.save(rd.HardState, nil, true); err != nil {
+		return err
+	}
+	job := applyJob{install: rd.Snapshot, done: make(chan error, 1)}
+	if !n.hand(job) {
+		return nil
+	}
+	for {
+		select {
+		case err := <-job.done:
+			if err != nil {
+				return err
+			}
+			return n.storage.reset(rd.Snapshot)
+		case fn := <-n.members:
+			fn()
+		case <-n.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// errForeignSnapshot is the cause when the files are not what the message said.
+var errForeignSnapshot = errors.New("the snapshot's files are at another position than its message says")
+
+func (n *Node) installRows(snapshot *raftpb.Snapshot) error {
+	p, err := n.store.Install()
+	if err != nil {
+		return err
+	}
+	if p.Index != snapshot.GetMetadata().GetIndex() || p.Term != snapshot.GetMetadata().GetTerm() {
+		return errForeignSnapshot
+	}
+	n.storage.position.Store(&p)
+	n.applied.set(p.Index)
+	n.logger.Info("installed a snapshot", "index", p.Index)
+	return nil
+}
+
+// waterline is an index that only grows, and those who wait for it.
+type waterline struct {
+	mu      sync.Mutex
+	index   uint64        // +checklocks:mu
+	changed chan struct{} // +checklocks:mu — closed at the next rise; nil while nobody waits
+}
+
+func (w *waterline) set(index uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.index = max(w.index, index)
+	if w.changed != nil {
+		close(w.changed)
+		w.changed = nil
+	}
+}
+
+func (w *waterline) get() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.index
+}
+
+// wait returns once index is reached.
+func (w *waterline) wait(ctx, stop context.Context, index uint64) error {
+	for {
+		w.mu.Lock()
+		if w.index >= index {
+			w.mu.Unlock()
+			return nil
+		}
+		if w.changed == nil {
+			w.changed = make(chan struct{})
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-stop.Done():
+			return ErrStopped
+		}
+	}
+}

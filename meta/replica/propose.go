@@ -1,0 +1,164 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+
+	"go.etcd.io/raft/v3"
+
+	"dfs/meta"
+)
+
+// proposal is commands whose caller waits.
+type proposal struct {
+	commands []meta.Command
+	bytes    int
+	done     chan struct{} // closed once replies or err are there
+	replies  []meta.Reply
+	err      error
+}
+
+func (p *proposal) finish(replies []meta.Reply, err error) {
+	p.replies, p.err = replies, err
+	close(p.done)
+}
+
+// Propose makes one change and waits until it is applied here. The error is a
+// *NotLeaderError, or says that the outcome is not known: then the same command,
+// with the same session and sequence, may be proposed again, anywhere.
+func (n *Node) Propose(ctx context.Context, c meta.Command) (meta.Reply, error) {
+	replies, err := n.ProposeAll(ctx, []meta.Command{c})
+	if err != nil {
+		return meta.Reply{}, err
+	}
+	return replies[0], nil
+}
+
+// ProposeAll makes changes in order, all in one entry of the log.
+func (n *Node) ProposeAll(ctx context.Context, commands []meta.Command) ([]meta.Reply, error) {
+	if len(commands) == 0 {
+		return nil, nil
+	}
+	if s := n.Status(); !s.Leading {
+		return nil, &NotLeaderError{Leader: s.Leader}
+	}
+	p := &proposal{commands: commands, bytes: weight(commands), done: make(chan struct{})}
+	select {
+	case n.proposals <- p:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-n.ctx.Done():
+		return nil, ErrStopped
+	}
+	select {
+	case <-p.done:
+		return p.replies, p.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-n.ctx.Done():
+		return nil, ErrStopped
+	}
+}
+
+// weight is about how many bytes commands take in the log.
+func weight(commands []meta.Command) int {
+	n := 0
+	for i := range commands {
+		n += 128
+		switch op := commands[i].Op.(type) {
+		case *meta.Commit:
+			n += 256 * len(op.Chunks)
+			for _, f := range op.Files {
+				n += 64 + 40*len(f.Extents)
+			}
+		case *meta.SetXattr:
+			n += len(op.Value)
+		case *meta.Create:
+			n += len(op.Target)
+		case *meta.PutMap:
+			n += 128*len(op.Servers) + 64*len(op.Acting)
+		}
+	}
+	return n
+}
+
+// propose joins the proposals that wait in one entry.
+func (n *Node) propose(first *proposal) {
+	batch := []*proposal{first}
+	commands, bytes := first.commands, first.bytes
+	for len(commands) < batchCommandsMax && bytes < batchBytesMax {
+		select {
+		case p := <-n.proposals:
+			batch = append(batch, p)
+			commands = append(commands[:len(commands):len(commands)], p.commands...)
+			bytes += p.bytes
+			continue
+		default:
+		}
+		break
+	}
+	if err := n.proposeBatch(batch, commands); err != nil {
+		for _, p := range batch {
+			p.finish(nil, err)
+		}
+	}
+}
+
+func (n *Node) proposeBatch(batch []*proposal, commands []meta.Command) error {
+	if s := n.Status(); !s.Leading {
+		return &NotLeaderError{Leader: s.Leader}
+	}
+	id := rand.Uint64()
+	data, err := encodeBatch(id, commands)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.waiting[id] = batch
+	n.mu.Unlock()
+	err = n.raft.Propose(data)
+	if err == nil {
+		return nil
+	}
+	n.mu.Lock()
+	delete(n.waiting, id)
+	n.mu.Unlock()
+	if errors.Is(err, raft.ErrProposalDropped) {
+		return ErrBusy // or a transfer of leadership is under way
+	}
+	return err
+}
+
+// answer gives a batch's callers their replies.
+func (n *Node) answer(id uint64, replies []meta.Reply) {
+	n.mu.Lock()
+	batch := n.waiting[id]
+	delete(n.waiting, id)
+	n.mu.Unlock()
+	for _, p := range batch {
+		p.finish(replies[:len(p.commands):len(p.commands)], nil)
+		replies = replies[len(p.commands):]
+	}
+}
+
+// failWaiting ends all callers' waiting.
+func (n *Node) failWaiting(err error) {
+	n.mu.Lock()
+	waiting := n.waiting
+	n.waiting = map[uint64][]*proposal{}
+	n.mu.Unlock()
+	for _, batch := range waiting {
+		for _, p := range batch {
+			p.finish(nil, err)
+		}
+	}
+	for {
+		select {
+		case p := <-n.proposals:
+			p.finish(nil, err)
+		default:
+			return
+		}
+	}
+}

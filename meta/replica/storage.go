@@ -1,0 +1,273 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"dfs/internal/disk"
+	"dfs/meta/store"
+)
+
+// Kinds of records in the log.
+const (
+	kindAppend = 1 // hard state, then entries that replace all from the first one's index on
+	kindReset  = 2 // hard state, then index and term of a snapshot: entries before are void
+)
+
+// storage is raft's view of the log: recent entries in memory, all of them in
+// files. It is written by the goroutine that runs raft.
+type storage struct {
+	*raft.MemoryStorage
+	wal      *wal
+	state    *raftpb.HardState
+	position atomic.Pointer[store.Position] // what a snapshot would hold now
+}
+
+// openStorage reads the log, and joins it with the store, which may be behind or
+// (after a snapshot) ahead of it.
+func openStorage(fs disk.FS, dir string, segmentBytes int64, p store.Position) (*storage, error) {
+	r := replay{}
+	w, err := openWAL(fs, dir, segmentBytes, r.add)
+	if err != nil {
+		return nil, err
+	}
+	s := &storage{MemoryStorage: raft.NewMemoryStorage(), wal: w, state: r.state}
+	if err := s.load(&r, p); err != nil {
+		return nil, errors.Join(fmt.Errorf("raft log in %s: %w", dir, err), w.close())
+	}
+	return s, nil
+}
+
+// replay gathers what the records say.
+type replay struct {
+	state   *raftpb.HardState
+	entries []*raftpb.Entry
+}
+
+func (r *replay) add(rec record) error {
+	state, rest, err := decodeState(rec.data)
+	if err != nil {
+		return err
+	}
+	r.state = state
+	switch rec.kind {
+	case kindReset:
+		r.entries = nil
+		return nil
+	case kindAppend:
+		entries, err := decodeEntries(rest)
+		if err != nil || len(entries) == 0 {
+			return err
+		}
+		if len(r.entries) == 0 {
+			r.entries = entries
+			return nil
+		}
+		first, last := r.entries[0].GetIndex(), r.entries[len(r.entries)-1].GetIndex()
+		at := entries[0].GetIndex()
+		if at > last+1 {
+			return fmt.Errorf("entry %d follows entry %d: %w", at, last, ErrCorrupt)
+		}
+		if at < first {
+			r.entries = nil
+		} else {
+			r.entries = r.entries[:at-first]
+		}
+		r.entries = append(r.entries, entries...)
+		return nil
+	}
+	return fmt.Errorf("record of unknown kind %d: a newer version of dfs wrote it", rec.kind)
+}
+
+// load fills the memory with the entries that fit the store's position.
+func (s *storage) load(r *replay, p store.Position) error {
+	var conf raftpb.ConfState
+	if err := proto.Unmarshal(p.ConfState, &conf); err != nil {
+		return fmt.Errorf("membership in the store: %w", err)
+	}
+	entries, err := fitting(r.entries, p)
+	if err != nil {
+		return err
+	}
+	baseIndex, baseTerm := p.Index, p.Term
+	if len(entries) > 0 && entries[0].GetIndex() <= p.Index {
+		// Entries that the store already has are kept for masters that lag.
+		baseIndex, baseTerm = entries[0].GetIndex(), entries[0].GetTerm()
+		entries = entries[1:]
+	}
+	if baseIndex > 0 || len(conf.Voters) > 0 {
+		err := s.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+			Index: proto.Uint64(baseIndex), Term: proto.Uint64(baseTerm), ConfState: &conf,
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.Append(entries); err != nil {
+		return err
+	}
+	last, err := s.LastIndex()
+	if err != nil {
+		return err
+	}
+	if s.state == nil {
+		s.state = &raftpb.HardState{Term: proto.Uint64(0), Vote: proto.Uint64(0), Commit: proto.Uint64(0)}
+	}
+	// The commit index is written without a sync of its own, so it may be old; what
+	// the store has was committed.
+	s.state.Commit = proto.Uint64(min(max(s.state.GetCommit(), p.Index), last))
+	s.state.Term = proto.Uint64(max(s.state.GetTerm(), p.Term))
+	s.position.Store(&p)
+	return s.SetHardState(s.state)
+}
+
+// fitting drops entries that do not belong to the history that the store is at: a
+// crash between the installation of a snapshot and the log's reset leaves them.
+func fitting(entries []*raftpb.Entry, p store.Position) ([]*raftpb.Entry, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	first, last := entries[0].GetIndex(), entries[len(entries)-1].GetIndex()
+	switch {
+	case last <= p.Index && first <= p.Index:
+		if last < p.Index || entries[len(entries)-1].GetTerm() != p.Term {
+			return nil, nil
+		}
+		return entries, nil
+	case first <= p.Index:
+		if entries[p.Index-first].GetTerm() != p.Term {
+			return nil, nil
+		}
+		return entries, nil
+	case first == p.Index+1:
+		if entries[0].GetTerm() < p.Term {
+			return nil, nil
+		}
+		return entries, nil
+	}
+	return nil, fmt.Errorf("it begins at entry %d, the store is at %d: %w", first, p.Index, ErrCorrupt)
+}
+
+// save writes the state and the entries as one record, synced when raft needs it.
+func (s *storage) save(state *raftpb.HardState, entries []*raftpb.Entry, sync bool) error {
+	if !raft.IsEmptyHardState(state) {
+		s.state = state
+	}
+	last := uint64(0)
+	if len(entries) > 0 {
+		last = entries[len(entries)-1].GetIndex()
+	}
+	b, err := encodeEntries(encodeState(nil, s.state), entries)
+	if err != nil {
+		return err
+	}
+	if err := s.wal.append(kindAppend, b, last, sync); err != nil {
+		return err
+	}
+	if err := s.SetHardState(s.state); err != nil {
+		return err
+	}
+	return s.Append(entries)
+}
+
+// reset makes the log begin after a snapshot.
+func (s *storage) reset(snapshot *raftpb.Snapshot) error {
+	m := snapshot.GetMetadata()
+	b := encodeState(nil, s.state)
+	b = binary.AppendUvarint(b, m.GetIndex())
+	b = binary.AppendUvarint(b, m.GetTerm())
+	if err := s.wal.append(kindReset, b, m.GetIndex(), true); err != nil {
+		return err
+	}
+	return s.ApplySnapshot(snapshot)
+}
+
+// Snapshot implements raft.Storage: where the store is. Its rows travel by
+// themselves.
+func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
+	p := s.position.Load()
+	if p == nil || p.Index == 0 {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return snapshotAt(*p)
+}
+
+func snapshotAt(p store.Position) (*raftpb.Snapshot, error) {
+	var conf raftpb.ConfState
+	if err := proto.Unmarshal(p.ConfState, &conf); err != nil {
+		return nil, err
+	}
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		Index: proto.Uint64(p.Index), Term: proto.Uint64(p.Term), ConfState: &conf,
+	}}, nil
+}
+
+// compact forgets entries up to index, in memory and in the files.
+func (s *storage) compact(index uint64) error {
+	first, err := s.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if index < first {
+		return nil
+	}
+	if err := s.Compact(index); err != nil {
+		return err
+	}
+	return s.wal.compact(index)
+}
+
+func encodeState(b []byte, s *raftpb.HardState) []byte {
+	b = binary.AppendUvarint(b, s.GetTerm())
+	b = binary.AppendUvarint(b, s.GetVote())
+	return binary.AppendUvarint(b, s.GetCommit())
+}
+
+func decodeState(b []byte) (*raftpb.HardState, []byte, error) {
+	var v [3]uint64
+	for i := range v {
+		x, n := binary.Uvarint(b)
+		if n <= 0 {
+			return nil, nil, fmt.Errorf("hard state: %w", ErrCorrupt)
+		}
+		v[i], b = x, b[n:]
+	}
+	return &raftpb.HardState{Term: proto.Uint64(v[0]), Vote: proto.Uint64(v[1]), Commit: proto.Uint64(v[2])}, b, nil
+}
+
+func encodeEntries(b []byte, entries []*raftpb.Entry) ([]byte, error) {
+	var err error
+	for _, e := range entries {
+		b = binary.AppendUvarint(b, uint64(proto.Size(e)))
+		if b, err = (proto.MarshalOptions{}).MarshalAppend(b, e); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+func decodeEntries(b []byte) ([]*raftpb.Entry, error) {
+	var entries []*raftpb.Entry
+	for len(b) > 0 {
+		size, n := binary.Uvarint(b)
+		if n <= 0 || size > uint64(len(b)-n) {
+			return nil, fmt.Errorf("entry: %w", ErrCorrupt)
+		}
+		e := &raftpb.Entry{}
+		if err := proto.Unmarshal(b[n:n+int(size)], e); err != nil {
+			return nil, fmt.Errorf("entry: %w: %w", ErrCorrupt, err)
+		}
+		if len(entries) > 0 && e.GetIndex() != entries[len(entries)-1].GetIndex()+1 {
+			return nil, fmt.Errorf("entry %d follows entry %d: %w", e.GetIndex(), entries[len(entries)-1].GetIndex(), ErrCorrupt)
+		}
+		entries = append(entries, e)
+		b = b[n+int(size):]
+	}
+	return entries, nil
+}
