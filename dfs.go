@@ -100,6 +100,13 @@ func (l Layout) Width() int { return l.Data() + l.Parity() }
 // while servers are away: 2 of copies=3, 5 of ec=4+2.
 func (l Layout) MinWrite() int { return l.Data() + l.Parity()/2 }
 
+// FragmentLen is how much of a record with that payload is in each fragment: a
+// k-th, rounded up.
+func (l Layout) FragmentLen(recordLen int) int {
+	k := max(l.Data(), 1)
+	return (recordLen + k - 1) / k
+}
+
 // Valid reports whether l is a layout that this version can store.
 func (l Layout) Valid() bool {
 	if l>>8 != 0 {
