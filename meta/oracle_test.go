@@ -248,6 +248,9 @@ func (o *oracle) chown(rt *rapid.T) {
 
 func (o *oracle) truncate(rt *rapid.T) {
 	ino, size, handle := o.ino(rt, "ino"), rapid.Uint64Range(0, 120).Draw(rt, "size"), rapid.Bool().Draw(rt, "handle")
+	if n := o.model.Nodes[ino]; n != nil && len(n.Data) > 0 && rapid.Bool().Draw(rt, "by one") {
+		size = uint64(len(n.Data)) - 1
+	}
 	rep := o.run(rt, &SetAttr{Ino: ino, Size: &size, Handle: handle})
 	n, errno := o.model.Truncate(ino, size, handle)
 	o.verdict("truncate", rep, n, errno)

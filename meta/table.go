@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"dfs"
+	"dfs/internal/invariant"
 )
 
 // Reader is an ordered table of keys and values, as seen at one moment.
@@ -120,6 +121,9 @@ func (tx *tx) change(in *inode) {
 func (tx *tx) changeDir(in *inode, entries, dirs int) {
 	in.Size += uint64(entries)
 	in.Nlink += uint32(dirs)
+	if invariant.On {
+		invariant.Check(int64(in.Size) >= 0 && in.Nlink >= 2, "meta: folder %d with %d entries and nlink %d", in.Ino, in.Size, in.Nlink)
+	}
 	in.Mtime = tx.c.Time
 	tx.change(in)
 }

@@ -514,6 +514,9 @@ func (s *script) ls(path string, limit int) string {
 		if err != nil {
 			return verdictOf(err)
 		}
+		if len(out) > 10000 {
+			return "the listing does not end"
+		}
 		for _, e := range l.Entries {
 			out = append(out, fmt.Sprintf("%s=%d", e.Name, e.Ino))
 			cookie = e.Cookie
