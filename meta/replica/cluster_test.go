@@ -57,8 +57,6 @@ func (g *group) nodes() map[dfs.NodeID]*Node {
 	return out
 }
 
-func (g *group) get(id dfs.NodeID) *Node { return g.nodes()[id] }
-
 // reach is the node that a message gets to; nil when the network is cut.
 func (g *group) reach(from, to dfs.NodeID) *Node {
 	g.mu.Lock()
@@ -470,4 +468,3 @@ func BenchmarkPropose(b *testing.B) {
 		})
 	}
 }
-

@@ -91,10 +91,14 @@ type walSegment struct {
 	last   uint64 // index of the last entry in it
 }
 
-// openWAL opens the log in a folder, calls fn with each record in order, and makes
-// the log ready for appends. The end that a crash tore is cut off.
-func openWAL(fs disk.FS, dir string, segmentBytes int64, fn func(record) error) (*wal, error) {
+// openWAL opens the log in a folder, calls fn with each record in order, which
+// answers the index of its last entry, and makes the log ready for appends. The end
+// that a crash tore is cut off.
+func openWAL(fs disk.FS, dir string, segmentBytes int64, fn func(record) (uint64, error)) (*wal, error) {
 	if err := fs.MkdirAll(dir); err != nil {
+		return nil, err
+	}
+	if err := fs.SyncDir(path.Dir(dir)); err != nil {
 		return nil, err
 	}
 	w := &wal{fs: fs, dir: dir, bytes: segmentBytes}
@@ -142,7 +146,7 @@ func (w *wal) list() error {
 }
 
 // replay reads segment i. Only the last may have an end that was torn.
-func (w *wal) replay(i int, fn func(record) error) error {
+func (w *wal) replay(i int, fn func(record) (uint64, error)) error {
 	s := &w.segments[i]
 	last := i == len(w.segments)-1
 	b, err := disk.ReadFile(w.fs, s.name, recordMax+2*w.bytes+segmentHeader)
@@ -152,10 +156,6 @@ func (w *wal) replay(i int, fn func(record) error) error {
 	s.size = int64(len(b))
 	salt, err := decodeSegmentHeader(b, s.number)
 	if err != nil {
-		if last && errors.Is(err, errTornHeader) {
-			// The crash came while the segment was begun: it holds nothing yet.
-			return w.dropLast()
-		}
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	off, ended := int64(segmentHeader), false
@@ -171,9 +171,11 @@ func (w *wal) replay(i int, fn func(record) error) error {
 			break
 		}
 		if ended = rec.kind == kindEnd; !ended {
-			if err := fn(rec); err != nil {
+			index, err := fn(rec)
+			if err != nil {
 				return fmt.Errorf("%s: record at %d: %w", s.name, off, err)
 			}
+			s.last = max(s.last, index)
 		}
 		off += int64(n)
 	}
@@ -199,23 +201,7 @@ func (w *wal) replay(i int, fn func(record) error) error {
 	return nil
 }
 
-// dropLast removes a last segment whose header was not whole.
-func (w *wal) dropLast() error {
-	i := len(w.segments) - 1
-	name := w.segments[i].name
-	w.segments = w.segments[:i]
-	if i > 0 {
-		// Append goes on in a new segment.
-		w.number = w.segments[i-1].number
-	}
-	if err := w.fs.Remove(name); err != nil {
-		return err
-	}
-	return w.fs.SyncDir(w.dir)
-}
-
 var (
-	errTornHeader   = errors.New("segment header is not whole")
 	errEndOfSegment = errors.New("no more records")
 	errBadRecord    = errors.New("bad record")
 )
@@ -232,17 +218,17 @@ func encodeSegmentHeader(number, salt uint64) []byte {
 
 func decodeSegmentHeader(b []byte, number uint64) (salt uint64, err error) {
 	if len(b) < segmentHeader {
-		return 0, errTornHeader
+		return 0, fmt.Errorf("segment header: %w", ErrCorrupt)
 	}
 	b = b[:segmentHeader]
 	if [8]byte(b[:8]) != segmentMagic {
-		return 0, errTornHeader
+		return 0, fmt.Errorf("segment header: %w", ErrCorrupt)
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != logVersion {
 		return 0, fmt.Errorf("raft log has format version %d, this program knows %d: use the version of dfs that wrote it", v, logVersion)
 	}
 	if crc32.Checksum(b[16:], castagnoli) != binary.LittleEndian.Uint32(b[12:]) {
-		return 0, errTornHeader
+		return 0, fmt.Errorf("segment header: %w", ErrCorrupt)
 	}
 	if n := binary.LittleEndian.Uint64(b[16:]); n != number {
 		return 0, fmt.Errorf("segment says it is %x: %w", n, ErrCorrupt)
@@ -313,13 +299,13 @@ func laterRecord(b []byte, salt uint64) int {
 	return -1
 }
 
-// append writes one record; sync makes it last. lastIndex is the log's last entry
+// append writes one record and makes it last. lastIndex is the log's last entry
 // with it. After an error the log takes no more: nobody knows what is on disk.
-func (w *wal) append(kind byte, data []byte, lastIndex uint64, sync bool) error {
+func (w *wal) append(kind byte, data []byte, lastIndex uint64) error {
 	if w.broken != nil {
 		return w.broken
 	}
-	err := w.write(kind, data, lastIndex, sync)
+	err := w.write(kind, data, lastIndex)
 	if err != nil {
 		w.broken = fmt.Errorf("write the raft log in %s: %w", w.dir, err)
 		return w.broken
@@ -327,7 +313,7 @@ func (w *wal) append(kind byte, data []byte, lastIndex uint64, sync bool) error 
 	return nil
 }
 
-func (w *wal) write(kind byte, data []byte, lastIndex uint64, sync bool) error {
+func (w *wal) write(kind byte, data []byte, lastIndex uint64) error {
 	if len(data) > recordMax {
 		return fmt.Errorf("record of %d bytes is over the limit of %d", len(data), recordMax)
 	}
@@ -348,9 +334,6 @@ func (w *wal) write(kind byte, data []byte, lastIndex uint64, sync bool) error {
 	if cap(w.buf) > 1<<20 {
 		w.buf = nil
 	}
-	if !sync {
-		return nil
-	}
 	return w.file.Sync()
 }
 
@@ -362,8 +345,7 @@ func (w *wal) next(need int64) error {
 				return err
 			}
 		}
-		// Records that were not synced one by one must last before those of the next
-		// segment do.
+		// The end must last before the next segment does.
 		if err := w.file.Sync(); err != nil {
 			return err
 		}
@@ -473,12 +455,13 @@ func (w *wal) compact(index uint64) error {
 		if err := w.giveUp(s); err != nil {
 			return err
 		}
+		// One after the other, so that a crash leaves no gap.
+		if err := w.fs.SyncDir(w.dir); err != nil {
+			return err
+		}
 	}
 	w.segments = slices.Delete(w.segments, 0, n)
-	if n == 0 {
-		return nil
-	}
-	return w.fs.SyncDir(w.dir)
+	return nil
 }
 
 // giveUp makes a segment a free one, or removes it. A used segment holds old

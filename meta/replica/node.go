@@ -135,6 +135,10 @@ func Start(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The node's own folder may be as new as the store in it.
+	if err := cfg.FS.SyncDir(filepath.Dir(filepath.Clean(cfg.Dir))); err != nil {
+		return nil, errors.Join(err, rows.Close())
+	}
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, store: rows,
 		proposals: make(chan *proposal, queueMax), received: make(chan *raftpb.Message, queueMax),

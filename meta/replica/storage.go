@@ -50,39 +50,49 @@ type replay struct {
 	entries []*raftpb.Entry
 }
 
-func (r *replay) add(rec record) error {
+// add takes a record, and answers the index of the log's last entry then.
+func (r *replay) add(rec record) (uint64, error) {
 	state, rest, err := decodeState(rec.data)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	r.state = state
 	switch rec.kind {
 	case kindReset:
 		r.entries = nil
-		return nil
+		index, n := binary.Uvarint(rest)
+		if n <= 0 {
+			return 0, fmt.Errorf("reset: %w", ErrCorrupt)
+		}
+		return index, nil
 	case kindAppend:
 		entries, err := decodeEntries(rest)
 		if err != nil || len(entries) == 0 {
-			return err
+			return 0, err
 		}
-		if len(r.entries) == 0 {
-			r.entries = entries
-			return nil
-		}
-		first, last := r.entries[0].GetIndex(), r.entries[len(r.entries)-1].GetIndex()
-		at := entries[0].GetIndex()
-		if at > last+1 {
-			return fmt.Errorf("entry %d follows entry %d: %w", at, last, ErrCorrupt)
-		}
-		if at < first {
-			r.entries = nil
-		} else {
-			r.entries = r.entries[:at-first]
-		}
-		r.entries = append(r.entries, entries...)
+		return entries[len(entries)-1].GetIndex(), r.join(entries)
+	}
+	return 0, fmt.Errorf("record of unknown kind %d: a newer version of dfs wrote it", rec.kind)
+}
+
+// join lets entries replace all from the first one's index on.
+func (r *replay) join(entries []*raftpb.Entry) error {
+	if len(r.entries) == 0 {
+		r.entries = entries
 		return nil
 	}
-	return fmt.Errorf("record of unknown kind %d: a newer version of dfs wrote it", rec.kind)
+	first, last := r.entries[0].GetIndex(), r.entries[len(r.entries)-1].GetIndex()
+	at := entries[0].GetIndex()
+	if at > last+1 {
+		return fmt.Errorf("entry %d follows entry %d: %w", at, last, ErrCorrupt)
+	}
+	if at < first {
+		r.entries = nil
+	} else {
+		r.entries = r.entries[:at-first]
+	}
+	r.entries = append(r.entries, entries...)
+	return nil
 }
 
 // load fills the memory with the entries that fit the store's position.
@@ -154,10 +164,14 @@ func fitting(entries []*raftpb.Entry, p store.Position) ([]*raftpb.Entry, error)
 	return nil, fmt.Errorf("it begins at entry %d, the store is at %d: %w", first, p.Index, ErrCorrupt)
 }
 
-// save writes the state and the entries as one record, synced when raft needs it.
+// save writes the state and the entries as one record, unless raft can do without:
+// a commit index alone goes with the next record.
 func (s *storage) save(state *raftpb.HardState, entries []*raftpb.Entry, sync bool) error {
 	if !raft.IsEmptyHardState(state) {
 		s.state = state
+	}
+	if !sync && len(entries) == 0 {
+		return s.SetHardState(s.state)
 	}
 	last := uint64(0)
 	if len(entries) > 0 {
@@ -167,7 +181,7 @@ func (s *storage) save(state *raftpb.HardState, entries []*raftpb.Entry, sync bo
 	if err != nil {
 		return err
 	}
-	if err := s.wal.append(kindAppend, b, last, sync); err != nil {
+	if err := s.wal.append(kindAppend, b, last); err != nil {
 		return err
 	}
 	if err := s.SetHardState(s.state); err != nil {
@@ -182,7 +196,7 @@ func (s *storage) reset(snapshot *raftpb.Snapshot) error {
 	b := encodeState(nil, s.state)
 	b = binary.AppendUvarint(b, m.GetIndex())
 	b = binary.AppendUvarint(b, m.GetTerm())
-	if err := s.wal.append(kindReset, b, m.GetIndex(), true); err != nil {
+	if err := s.wal.append(kindReset, b, m.GetIndex()); err != nil {
 		return err
 	}
 	return s.ApplySnapshot(snapshot)
