@@ -23,6 +23,8 @@ const (
 	openFilesMax   = 1024        // fragment files kept open
 	recoverWorkers = 4           // fragments looked at at once when the store is opened
 	lookInterval   = time.Second // between looks at the free space
+	reserveMax     = 1 << 30     // bytes, when the reserve is not configured
+	reservePart    = 20          // a twentieth of the disk, then
 )
 
 // ErrClosed is returned by a store after Close.
@@ -34,7 +36,7 @@ type Config struct {
 	FS      disk.FS       // nil: the machine's
 	Node    dfs.NodeID    // whose folders they must be; 0: whoever's they are, a new id for new ones
 	Cluster dfs.ClusterID // which cluster they must be of; 0: any, and none for new ones
-	Reserve uint64        // bytes of each disk that appends leave free
+	Reserve uint64        // bytes of each disk that appends leave free; 0: a twentieth of it, at most 1 GiB
 	Logger  *slog.Logger  // nil: none
 
 	FilesMax int // fragment files kept open; 0: 1024
@@ -161,6 +163,9 @@ func (s *Store) openVolumes(cfg Config) error {
 		}
 		if err := errors.Join(v.makeShards(), v.look()); err != nil {
 			return fmt.Errorf("data folder %s: %w", v.dir, err)
+		}
+		if v.reserve == 0 {
+			v.reserve = min(v.total.Load()/reservePart, reserveMax)
 		}
 	}
 	return nil

@@ -36,11 +36,12 @@ func openVolume(fs disk.FS, dir string) (v *volume, ok bool, err error) {
 	if err := fs.MkdirAll(dir); err != nil {
 		return nil, false, err
 	}
-	// A folder that holds other things is not ours to fill. It must be seen before
-	// the lock file is made in it.
 	list, err := fs.ReadDir(dir)
 	if err != nil {
 		return nil, false, err
+	}
+	if name := foreign(list); name != "" {
+		return nil, false, fmt.Errorf("data folder %s has %q in it but no %s: it is not of a chunk server; give an empty folder", dir, name, identityName)
 	}
 	lock, err := fs.Lock(path.Join(dir, lockName))
 	if err != nil {
@@ -59,19 +60,29 @@ func openVolume(fs disk.FS, dir string) (v *volume, ok bool, err error) {
 		ok = true
 	case errors.Is(err, iofs.ErrNotExist):
 		err = nil
-		for _, e := range list {
-			// What a format that was cut off leaves behind, and ext4's own folder.
-			if e.Name != lockName && e.Name != identityName+".tmp" && e.Name != "lost+found" {
-				err = fmt.Errorf("data folder %s has %q in it but no %s: it is not of a chunk server; give an empty folder", dir, e.Name, identityName)
-				break
-			}
-		}
 	}
 	if err != nil {
 		lock.Close()
 		return nil, false, err
 	}
 	return v, ok, nil
+}
+
+// foreign names something that shows that a folder is not ours to fill: it is not
+// empty and has no identity. What a format that was cut off leaves behind does not
+// count, nor ext4's own folder.
+func foreign(list []disk.Entry) string {
+	name := ""
+	for _, e := range list {
+		switch e.Name {
+		case identityName:
+			return ""
+		case lockName, identityName + ".tmp", "lost+found":
+		default:
+			name = e.Name
+		}
+	}
+	return name
 }
 
 // format writes the identity of a new folder, or of one that has joined a cluster.
