@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"errors"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Create makes a regular file and opens it, or without O_EXCL opens the one that is
+// there. flags are those of open(2); O_TRUNC works. The umask is already applied to
+// mode.
+func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string, mode, flags uint32) (*File, dfs.Attr, error) {
+	attr, existed, err := fs.create(ctx, cred, &metapb.Create{
+		Parent: uint64(parent), Name: []byte(name), Mode: dfs.TypeFile | mode&0o7777,
+		Excl: flags&flagExcl != 0, Open: true,
+	})
+	if err != nil {
+		return nil, dfs.Attr{}, err
+	}
+	if err := openable(&attr); err != nil {
+		return nil, dfs.Attr{}, err
+	}
+	if existed {
+		// Only now is it known which file it is: may it be opened, and is there
+		// something of it in memory?
+		f, err := fs.Open(ctx, cred, attr.Ino, flags)
+		if err != nil {
+			return nil, dfs.Attr{}, err
+		}
+		f.in.name1(parent, name)
+		f.in.mu.Lock()
+		attr = f.in.overlay()
+		f.in.mu.Unlock()
+		return f, attr, nil
+	}
+	in := fs.hold(attr.Ino)
+	in.name1(parent, name)
+	in.mu.Lock()
+	in.validate(&attr)
+	if in.attr.Change == attr.Change {
+		in.extents.load(0, forever, nil)
+	}
+	in.mu.Unlock()
+	return newFile(in, cred, flags), attr, nil
+}
+
+// name1 notes a name of the inode.
+func (in *inode) name1(parent dfs.Ino, name string) {
+	in.mu.Lock()
+	in.parent, in.name = parent, name
+	in.mu.Unlock()
+}
+
+// create makes an inode of any type under a number of the session.
+func (fs *FS) create(ctx context.Context, cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, existed bool, err error) {
+	var tried []uint64 // numbers under which it may have been made before the session expired
+	reply, err := fs.change(ctx, true, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
+		ino, err := fs.takeIno(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		c.Ino = uint64(ino)
+		tried = append(tried, c.Ino)
+		return &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Create{Create: c}}, nil
+	})
+	if errors.Is(err, dfs.EEXIST) && len(tried) > 1 {
+		// Perhaps it is ours, of a try whose answer was lost.
+		a, lerr := fs.Lookup(ctx, cred, dfs.Ino(c.Parent), string(c.Name))
+		for _, ino := range tried {
+			if lerr == nil && uint64(a.Ino) == ino {
+				return a, c.Open, nil
+			}
+		}
+	}
+	if err != nil {
+		return dfs.Attr{}, false, err
+	}
+	return rpc.AttrFromProto(reply.Attr), reply.Existed, nil
+}

@@ -1,0 +1,71 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"dfs"
+)
+
+// Flags of open(2) that the client heeds, with Linux's numbers on every platform.
+const (
+	flagAccess = 0o3
+	flagRead   = 0o0
+	flagWrite  = 0o1
+	flagCreate = 0o100
+	flagExcl   = 0o200
+	flagTrunc  = 0o1000
+	flagAppend = 0o2000
+	flagDsync  = 0o10000
+	flagDirect = 0o40000
+)
+
+// File is an open file. Safe for concurrent use; Release ends it.
+type File struct {
+	in       *inode
+	flags    uint32
+	cred     dfs.Cred
+	released atomic.Bool
+	ahead    readAhead
+
+	mu   sync.Mutex
+	told uint64 // +checklocks:mu — failures of writing back up to this were told
+}
+
+func newFile(in *inode, cred dfs.Cred, flags uint32) *File {
+	in.opened()
+	in.mu.Lock()
+	told := in.errSeq
+	in.mu.Unlock()
+	return &File{in: in, flags: flags, cred: cred, told: told}
+}
+
+// Ino is the inode's number.
+func (f *File) Ino() dfs.Ino { return f.in.ino }
+
+// Attr tells the file's attributes as GetAttr does.
+func (f *File) Attr(ctx context.Context) (dfs.Attr, error) { return f.in.fs.GetAttr(ctx, f.in.ino) }
+
+// failure is a failure of writing back that this File was not told of yet.
+func (f *File) failure() error {
+	f.in.mu.Lock()
+	err, seq := f.in.err, f.in.errSeq
+	f.in.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if seq == f.told {
+		return nil
+	}
+	f.told = seq
+	return err
+}
+
+// Release closes the file. What is still dirty is written back in the background.
+func (f *File) Release() {
+	if f.released.Swap(true) {
+		return
+	}
+	f.in.closed()
+	f.in.release()
+}

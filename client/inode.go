@@ -1,0 +1,467 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"dfs"
+	appender "dfs/client/append"
+	"dfs/rpc"
+)
+
+// Bounds of what is written behind.
+const (
+	dirtyAge    = time.Second // the oldest unsubmitted byte of a file
+	dirtySlack  = dirtyAge / 4
+	segmentsMax = 1024 // of one file, before they are submitted
+)
+
+// errDropped tells an inode that pieces were taken back on purpose.
+var errDropped = errors.New("dropped")
+
+// inode is the state that all open files of an inode share. It is in FS.inodes while
+// it is open or has bytes that are not committed.
+type inode struct {
+	fs   *FS
+	ino  dfs.Ino
+	file *appender.File
+	// writing is held by who changes the file's bytes or size: it makes each write
+	// and truncation one step for the others. It is a channel so that waiting for it
+	// can end with a context.
+	writing chan struct{}
+
+	holds int // guarded by FS.mu; users of this state: Files and calls
+	opens int // guarded by FS.mu; Files, which the masters know of
+
+	mu      sync.Mutex
+	attr    dfs.Attr          // +checklocks:mu — latest from the masters, with what was committed since
+	known   bool              // +checklocks:mu — attr is set
+	extents extentList        // +checklocks:mu — as of attr.Change
+	dirty   dirtyList         // +checklocks:mu — not submitted
+	flight  []*appender.Piece // +checklocks:mu — submitted and not committed, oldest first
+	end     int64             // +checklocks:mu — after the last byte of dirty and flight; 0 when both are empty
+	bytes   int64             // +checklocks:mu — of flight
+	base    uint64            // +checklocks:mu — attr.Change before the oldest piece in flight
+	since   time.Time         // +checklocks:mu — of the oldest byte in dirty
+	mtime   dfs.Time          // +checklocks:mu — of the last write in dirty or flight
+	kill    bool              // +checklocks:mu — a write in dirty takes set-id bits away
+	err     error             // +checklocks:mu — of the last failure of writing back
+	errSeq  uint64            // +checklocks:mu — counts them
+	told    bool              // +checklocks:mu — somebody was told that there is no room
+	parent  dfs.Ino           // +checklocks:mu — one name of it, when known: for rename
+	name    string            // +checklocks:mu
+}
+
+// hold finds or makes the inode's state and counts one more user.
+func (fs *FS) hold(ino dfs.Ino) *inode {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in := fs.inodes[ino]
+	if in == nil {
+		in = &inode{fs: fs, ino: ino, writing: make(chan struct{}, 1)}
+		in.file = fs.app.NewFile(ino, in)
+		fs.inodes[ino] = in
+	}
+	in.holds++
+	return in
+}
+
+// find is hold for an inode that is in the table already; nil when it is not.
+func (fs *FS) find(ino dfs.Ino) *inode {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	in := fs.inodes[ino]
+	if in != nil {
+		in.holds++
+	}
+	return in
+}
+
+// opened counts one more File, of an inode that is held.
+func (in *inode) opened() {
+	in.fs.mu.Lock()
+	in.opens++
+	in.fs.mu.Unlock()
+}
+
+// closed counts one File less. The masters are told of the last with a heartbeat.
+func (in *inode) closed() {
+	fs := in.fs
+	fs.mu.Lock()
+	if in.opens--; in.opens == 0 {
+		fs.released[in.ino] = true
+	}
+	fs.mu.Unlock()
+}
+
+// release takes one user away.
+func (in *inode) release() {
+	fs := in.fs
+	fs.mu.Lock()
+	in.holds--
+	last := in.holds == 0
+	fs.mu.Unlock()
+	if !last {
+		return
+	}
+	in.mu.Lock()
+	dirty := in.submitLocked() > 0
+	drop := in.told // close(2) has failed: nobody is left who could do better
+	in.mu.Unlock()
+	if drop {
+		in.drop()
+	} else if dirty {
+		fs.app.Push()
+	}
+	fs.forget(in)
+}
+
+// forget takes an inode out of the table when nothing needs it.
+func (fs *FS) forget(in *inode) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if in.holds > 0 {
+		return
+	}
+	in.mu.Lock()
+	clean := len(in.flight) == 0 && len(in.dirty.segs) == 0
+	in.mu.Unlock()
+	if clean && fs.inodes[in.ino] == in {
+		delete(fs.inodes, in.ino)
+	}
+}
+
+// validate takes over attributes that the masters told, and drops the extents when
+// they are of another state of the file. This is the one place where what is cached
+// of an inode is found to be good or not; a lease will answer here instead.
+//
+// +checklocks:in.mu
+func (in *inode) validate(attr *dfs.Attr) {
+	if in.known && attr.Change < in.attr.Change {
+		return // an old answer that came late
+	}
+	if in.known && attr.Change != in.attr.Change {
+		in.extents.reset()
+	}
+	in.attr, in.known = *attr, true
+}
+
+// size is the file's size as this client sees it.
+//
+// +checklocks:in.mu
+func (in *inode) size() int64 { return max(int64(in.attr.Size), in.end) }
+
+// overlay is attr with what was written and is not committed yet.
+//
+// +checklocks:in.mu
+func (in *inode) overlay() dfs.Attr {
+	attr := in.attr
+	if in.end == 0 {
+		return attr
+	}
+	attr.Size = uint64(in.size())
+	// Not exact where bytes are overwritten; never 0, for which archivers would
+	// take the file for one great hole.
+	pages := (attr.Size + dfs.PageBytes - 1) &^ (dfs.PageBytes - 1)
+	attr.Alloc = max(attr.Alloc, min(attr.Alloc+uint64(in.dirty.bytes+in.bytes), pages))
+	attr.Mtime = in.mtime
+	if attr.Ctime.Compare(in.mtime) < 0 {
+		attr.Ctime = in.mtime
+	}
+	return attr
+}
+
+// seen takes over attributes of any inode and returns them as this client sees them.
+func (fs *FS) seen(attr dfs.Attr) dfs.Attr {
+	if !attr.IsFile() {
+		return attr
+	}
+	fs.mu.RLock()
+	in := fs.inodes[attr.Ino]
+	fs.mu.RUnlock()
+	if in == nil {
+		return attr
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.validate(&attr)
+	return in.overlay()
+}
+
+// submitLocked hands all dirty bytes to the appender, and returns the sequence to
+// wait for; 0 when nothing of the file is on its way.
+//
+// +checklocks:in.mu
+func (in *inode) submitLocked() uint64 {
+	if len(in.dirty.segs) > 0 {
+		in.submitSomeLocked(func(int) bool { return true })
+	}
+	if len(in.flight) == 0 {
+		return 0
+	}
+	return in.file.Last()
+}
+
+// submitSomeLocked hands those segments to the appender that which picks by index.
+//
+// +checklocks:in.mu
+func (in *inode) submitSomeLocked(which func(i int) bool) {
+	var pieces []*appender.Piece
+	keep := in.dirty.segs[:0]
+	for i := range in.dirty.segs {
+		s := in.dirty.segs[i]
+		if !which(i) {
+			keep = append(keep, s)
+			continue
+		}
+		pieces = append(pieces, &appender.Piece{
+			Off: s.off, Data: s.bytes(), Buffer: s.buf, Layout: in.attr.Layout, Mtime: in.mtime, KillSuid: in.kill,
+		})
+		in.dirty.bytes -= int64(s.n)
+		in.bytes += int64(s.n)
+	}
+	clear(in.dirty.segs[len(keep):])
+	in.dirty.segs = keep
+	if len(keep) == 0 {
+		in.dirty.segs, in.kill = nil, false
+	}
+	if len(in.flight) == 0 {
+		in.base = in.attr.Change
+	}
+	in.flight = append(in.flight, pieces...)
+	in.file.Submit(pieces...)
+}
+
+// Committed implements appender.Owner.
+func (in *inode) Committed(pieces []*appender.Piece, extents []dfs.Extent, attr *dfs.Attr) {
+	in.mu.Lock()
+	// If nobody else has changed the file, its Change is one more than it was. If
+	// somebody has, that is found here, or when the masters tell it next: Change
+	// only grows.
+	right := true
+	switch {
+	case attr == nil: // not told for the files of a large batch
+		in.attr.Change = max(in.attr.Change, in.base+1)
+		for _, p := range pieces {
+			in.attr.Size = max(in.attr.Size, uint64(p.Off)+uint64(len(p.Data)))
+			in.attr.Mtime = p.Mtime
+		}
+		in.attr.Ctime = in.attr.Mtime
+		in.attr.Alloc = in.overlay().Alloc
+	case attr.Change < in.attr.Change: // others' changes after this one are known already
+		in.extents.reset()
+		right = false
+	case attr.Change == in.attr.Change+1:
+		in.attr = *attr
+	default:
+		in.validate(attr)
+	}
+	if right {
+		for _, e := range extents {
+			in.extents.write(e)
+		}
+	}
+	in.base = in.attr.Change
+	in.settledLocked(pieces)
+	in.told = false
+	in.mu.Unlock()
+	in.fs.forget(in)
+}
+
+// Failed implements appender.Owner.
+func (in *inode) Failed(pieces []*appender.Piece, err error) {
+	in.mu.Lock()
+	if !errors.Is(err, errDropped) {
+		in.err = err
+		in.errSeq++
+	}
+	in.settledLocked(pieces)
+	in.mu.Unlock()
+	in.fs.forget(in)
+}
+
+// settledLocked takes the oldest pieces out of flight.
+//
+// +checklocks:in.mu
+func (in *inode) settledLocked(pieces []*appender.Piece) {
+	in.flight = in.flight[len(pieces):]
+	for _, p := range pieces {
+		in.bytes -= int64(len(p.Data))
+	}
+	if len(in.flight) == 0 {
+		in.flight = nil
+		in.end = in.dirty.end()
+	}
+}
+
+// drop forgets all bytes that are not on their way.
+func (in *inode) drop() {
+	in.mu.Lock()
+	in.dirty.cut(0)
+	if len(in.flight) == 0 {
+		in.end = 0
+	}
+	in.mu.Unlock()
+	in.file.Discard(errDropped)
+}
+
+// lose is drop when nobody wants the bytes dropped: the next fsync or close fails.
+func (in *inode) lose(err error) {
+	in.mu.Lock()
+	in.dirty.cut(0)
+	if len(in.flight) == 0 {
+		in.end = 0
+	}
+	in.err = err
+	in.errSeq++
+	in.mu.Unlock()
+	in.file.Discard(err)
+}
+
+// flush writes back everything that is dirty, and waits for it.
+func (in *inode) flush(ctx context.Context) error {
+	in.mu.Lock()
+	seq := in.submitLocked()
+	in.mu.Unlock()
+	if seq == 0 {
+		return nil
+	}
+	in.fs.app.Push()
+	return in.await(ctx, seq)
+}
+
+// await waits for pieces up to seq.
+func (in *inode) await(ctx context.Context, seq uint64) error {
+	ctx, cancel := in.fs.bound(ctx)
+	defer cancel()
+	err := in.file.Wait(ctx, seq)
+	if errors.Is(err, dfs.ENOSPC) {
+		in.mu.Lock()
+		in.told = true
+		in.mu.Unlock()
+	}
+	return err
+}
+
+// lockWriting waits until the caller may change bytes or size.
+func (in *inode) lockWriting(ctx context.Context) error {
+	select {
+	case in.writing <- struct{}{}:
+		return nil
+	default:
+	}
+	ctx, cancel := in.fs.bound(ctx)
+	defer cancel()
+	select {
+	case in.writing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (in *inode) unlockWriting() { <-in.writing }
+
+// alloc makes a buffer for dirty bytes; nil when the memory for them is used up.
+func (fs *FS) alloc(n int) *appender.Buffer {
+	if !fs.memory.take(n) {
+		return nil
+	}
+	return appender.NewBuffer(rpc.Alloc(n), func(b *appender.Buffer) {
+		rpc.Free(b.Bytes)
+		fs.memory.give(n)
+	})
+}
+
+// markDirty notes that an inode has unsubmitted bytes.
+func (fs *FS) markDirty(in *inode) {
+	fs.mu.Lock()
+	fs.dirty[in] = true
+	fs.mu.Unlock()
+	select {
+	case fs.flushing <- struct{}{}:
+	default:
+	}
+}
+
+// flushLoop submits bytes that have been dirty for long enough. Those of all files
+// that are due go together, so that they share records.
+func (fs *FS) flushLoop() {
+	for {
+		select {
+		case <-fs.flushing:
+		case <-fs.ctx.Done():
+			return
+		}
+		for fs.ctx.Err() == nil {
+			next, any := fs.flushAged(time.Now())
+			if !any {
+				break
+			}
+			fs.sleep(max(next, dirtySlack))
+		}
+	}
+}
+
+// flushAged submits what is older than dirtyAge. It reports whether anything is left
+// and after which time it is due.
+func (fs *FS) flushAged(now time.Time) (next time.Duration, any bool) {
+	fs.mu.RLock()
+	all := make([]*inode, 0, len(fs.dirty))
+	for in := range fs.dirty {
+		all = append(all, in)
+	}
+	fs.mu.RUnlock()
+	next = dirtyAge
+	push := false
+	var clean []*inode
+	for _, in := range all {
+		in.mu.Lock()
+		age := now.Sub(in.since)
+		switch {
+		case len(in.dirty.segs) == 0:
+			clean = append(clean, in)
+		case age >= dirtyAge-dirtySlack:
+			in.submitLocked()
+			push = true
+			clean = append(clean, in)
+		default:
+			next = min(next, dirtyAge-age)
+			any = true
+		}
+		in.mu.Unlock()
+	}
+	if push {
+		fs.app.Push()
+	}
+	fs.mu.Lock()
+	for _, in := range clean {
+		in.mu.Lock()
+		if len(in.dirty.segs) == 0 {
+			delete(fs.dirty, in)
+		} else {
+			any = true
+		}
+		in.mu.Unlock()
+	}
+	fs.mu.Unlock()
+	return next, any
+}
+
+// flushAll submits everything: memory is wanted.
+func (fs *FS) flushAll() {
+	fs.mu.RLock()
+	all := make([]*inode, 0, len(fs.dirty))
+	for in := range fs.dirty {
+		all = append(all, in)
+	}
+	fs.mu.RUnlock()
+	for _, in := range all {
+		in.mu.Lock()
+		in.submitLocked()
+		in.mu.Unlock()
+	}
+	fs.app.Push()
+}

@@ -1,0 +1,33 @@
+package client
+
+import (
+	"context"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Link gives an inode one more name.
+func (fs *FS) Link(ctx context.Context, cred dfs.Cred, ino, parent dfs.Ino, name string) (dfs.Attr, error) {
+	if err := fs.flushIno(ctx, ino); err != nil {
+		return dfs.Attr{}, err
+	}
+	reply, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Link{
+		Link: &metapb.Link{Ino: uint64(ino), Parent: uint64(parent), Name: []byte(name)},
+	}})
+	if err != nil {
+		return dfs.Attr{}, err
+	}
+	return fs.seen(rpc.AttrFromProto(reply.Attr)), nil
+}
+
+// flushIno writes back what is dirty of an inode.
+func (fs *FS) flushIno(ctx context.Context, ino dfs.Ino) error {
+	in := fs.find(ino)
+	if in == nil {
+		return nil
+	}
+	defer in.release()
+	return in.flush(ctx)
+}

@@ -1,0 +1,92 @@
+package client
+
+import (
+	"context"
+	"errors"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Open opens a regular file. flags are those of open(2): the access mode, O_TRUNC,
+// O_APPEND, O_SYNC, O_DSYNC and O_DIRECT count.
+func (fs *FS) Open(ctx context.Context, cred dfs.Cred, ino dfs.Ino, flags uint32) (*File, error) {
+	in := fs.hold(ino)
+	if err := in.open(ctx, cred, flags); err != nil {
+		in.release()
+		return nil, err
+	}
+	return in.newOpen(ctx, cred, flags)
+}
+
+// newOpen makes the File of an inode that is held and that the masters have as open.
+func (in *inode) newOpen(ctx context.Context, cred dfs.Cred, flags uint32) (*File, error) {
+	f := newFile(in, cred, flags)
+	if flags&flagTrunc != 0 && flags&flagAccess != flagRead {
+		in.mu.Lock()
+		empty := in.size() == 0
+		in.mu.Unlock()
+		if !empty {
+			zero := uint64(0)
+			if _, err := in.fs.SetAttr(ctx, cred, in.ino, SetAttr{Size: &zero, Handle: true}); err != nil {
+				f.Release()
+				return nil, err
+			}
+		}
+	}
+	return f, nil
+}
+
+// open registers the inode as open, and takes over its attributes and the first of
+// its extents.
+func (in *inode) open(ctx context.Context, cred dfs.Cred, flags uint32) error {
+	fs := in.fs
+	ctx, cancel := fs.bound(ctx)
+	defer cancel()
+	for {
+		if err := fs.opening(ctx, in.ino); err != nil {
+			return err
+		}
+		s := fs.session.Load()
+		req := &metapb.OpenRequest{Session: uint64(s.id), Ino: uint64(in.ino), Flags: flags, Cred: rpc.CredToProto(cred), Extents: extentsOpen}
+		var reply *metapb.OpenReply
+		err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+			reply, err = m.Open(ctx, req)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if fs.session.Load() != s {
+			continue // it was registered for the session before
+		}
+		if err := rpc.Errno(reply.Errno); err != nil {
+			return err
+		}
+		attr := rpc.AttrFromProto(reply.Attr)
+		if err := openable(&attr); err != nil {
+			return err
+		}
+		in.mu.Lock()
+		in.loadLocked(attr, 0, reply.Extents, reply.More)
+		in.mu.Unlock()
+		return nil
+	}
+}
+
+// openable refuses what has no bytes of its own, as open(2) does.
+func openable(attr *dfs.Attr) error {
+	switch attr.Type() {
+	case dfs.TypeFile:
+		if !attr.Layout.Valid() {
+			return errors.Join(errors.New("the file's policy is not known to this version"), dfs.EOPNOTSUPP)
+		}
+		return nil
+	case dfs.TypeDir:
+		return dfs.EISDIR
+	case dfs.TypeLink:
+		return dfs.ELOOP
+	}
+	return dfs.ENXIO
+}

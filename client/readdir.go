@@ -1,0 +1,46 @@
+package client
+
+import (
+	"context"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// listMax is how many entries one request asks for at most.
+const listMax = 1024
+
+// Listing is a part of a folder.
+type Listing struct {
+	Entries []dfs.Entry // without "." and ".."
+	End     bool        // there is nothing after these
+	Parent  dfs.Ino     // for ".."; of the root, the root
+}
+
+// ReadDir lists up to limit entries after the one with that cookie; 0 begins. With
+// plus, each entry has its Attr. A Listing may be shorter than limit before the end.
+func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie uint64, limit int, plus bool) (Listing, error) {
+	req := &metapb.ReadDirRequest{
+		Ino: uint64(ino), Cookie: cookie, Limit: uint32(max(1, min(limit, listMax))), Plus: plus, Cred: rpc.CredToProto(cred),
+	}
+	var reply *metapb.ReadDirReply
+	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+		reply, err = m.ReadDir(ctx, req)
+		return err
+	})
+	if err == nil {
+		err = rpc.Errno(reply.Errno)
+	}
+	if err != nil {
+		return Listing{}, err
+	}
+	l := Listing{Entries: make([]dfs.Entry, len(reply.Entries)), End: reply.End, Parent: dfs.Ino(reply.Parent)}
+	for i, e := range reply.Entries {
+		l.Entries[i] = dfs.Entry{Name: string(e.Name), Ino: dfs.Ino(e.Ino), Type: e.Type, Cookie: e.Cookie}
+		if e.Attr != nil {
+			l.Entries[i].Attr = fs.seen(rpc.AttrFromProto(e.Attr))
+		}
+	}
+	return l, nil
+}

@@ -1,0 +1,25 @@
+package client
+
+import (
+	"context"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Readlink tells where a symbolic link points.
+func (fs *FS) Readlink(ctx context.Context, ino dfs.Ino) (string, error) {
+	var reply *metapb.ReadlinkReply
+	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+		reply, err = m.Readlink(ctx, &metapb.ReadlinkRequest{Ino: uint64(ino)})
+		return err
+	})
+	if err == nil {
+		err = rpc.Errno(reply.Errno)
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(reply.Target), nil
+}

@@ -1,0 +1,363 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Bounds of a session.
+const (
+	pendingMax  = 16 << 10 // changes without an answer; masters keep the answers of 65536
+	inodesLow   = 12       // inode numbers left when more are asked for, of the first grant
+	inodesShare = 4        // of later ones: when less than this part of the grant is left
+	ttlMin      = 100 * time.Millisecond
+	beatPause   = 200 * time.Millisecond // between heartbeats that fail
+)
+
+// errExpired says that the masters do not know the session any more, and that
+// nothing was done under it.
+var errExpired = errors.New("the session has expired")
+
+// errUnknown says that the session expired while the answer to a change was lost.
+var errUnknown = errors.New("the session expired before the answer came: the change may have been made or not")
+
+// idRange is the numbers from from up to and without to.
+type idRange struct{ from, to uint64 }
+
+// session is one registration with the masters.
+type session struct {
+	id  dfs.SessionID
+	ttl time.Duration
+
+	mu       sync.Mutex
+	next     uint64              // +checklocks:mu — sequence of the next change, from 1
+	low      uint64              // +checklocks:mu — every answer below this has arrived, or nobody waits for it
+	pending  map[uint64]struct{} // +checklocks:mu
+	room     chan struct{}       // +checklocks:mu — closed when low moves; nil when nobody waits
+	inodes   []idRange           // +checklocks:mu — unused inode numbers
+	inodeLow uint64              // +checklocks:mu — ask for more below this
+	granting bool                // +checklocks:mu
+	granted  chan struct{}       // +checklocks:mu — closed when granting has ended
+	chunks   idRange             // +checklocks:mu — the first grant, until it is passed on
+}
+
+// openSession registers this client.
+func (fs *FS) openSession(ctx context.Context) (*session, error) {
+	req := &metapb.OpenSessionRequest{Host: fs.cfg.Host, Mountpoint: fs.cfg.Mountpoint, Version: fs.cfg.Version, Nonce: rand.Uint64() | 1}
+	var reply *metapb.OpenSessionReply
+	err := fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		reply, err = metapb.NewMetaClient(conn).OpenSession(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &session{
+		id: dfs.SessionID(reply.Session), ttl: max(time.Duration(reply.TtlNanos), ttlMin),
+		next: 1, low: 1, pending: map[uint64]struct{}{}, inodeLow: inodesLow,
+	}
+	if r := reply.Inodes; r != nil && r.From < r.To {
+		s.inodes = []idRange{{r.From, r.To}}
+	}
+	if r := reply.Chunks; r != nil {
+		s.chunks = idRange{r.From, r.To}
+	}
+	return s, nil
+}
+
+func (fs *FS) closeSession(ctx context.Context) error {
+	s := fs.session.Load()
+	ctx, cancel := context.WithTimeout(ctx, min(fs.cfg.OpTimeout, 5*time.Second))
+	defer cancel()
+	return fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := metapb.NewMetaClient(conn).CloseSession(ctx, &metapb.CloseSessionRequest{Session: uint64(s.id)})
+		return err
+	})
+}
+
+// renew waits until another session took the place of old, and returns it.
+func (fs *FS) renew(ctx context.Context, old *session) (*session, error) {
+	for {
+		fs.renewMu.Lock()
+		if s := fs.session.Load(); s != old {
+			fs.renewMu.Unlock()
+			return s, nil
+		}
+		if fs.ctx.Err() != nil {
+			fs.renewMu.Unlock()
+			return nil, rpc.ErrClosed
+		}
+		if fs.renewal == nil {
+			done := make(chan struct{})
+			fs.renewal = done
+			fs.wg.Go(func() {
+				fs.replace()
+				fs.renewMu.Lock()
+				fs.renewal = nil
+				fs.renewMu.Unlock()
+				close(done)
+			})
+		}
+		done := fs.renewal
+		fs.renewMu.Unlock()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// replace opens a session in the place of one that expired. Files stay open: the
+// masters are told of them by a heartbeat before anybody uses the session.
+func (fs *FS) replace() {
+	fs.cfg.Logger.Warn("the session has expired, opening another one")
+	s, err := fs.openSession(fs.ctx)
+	if err != nil {
+		if fs.ctx.Err() == nil {
+			fs.cfg.Logger.Error("cannot open a session", "err", err)
+		}
+		return
+	}
+	if _, err := fs.beat(fs.ctx, s, beat{complete: true}); err != nil && fs.ctx.Err() == nil {
+		fs.cfg.Logger.Warn("open files could not be told", "err", err)
+	}
+	fs.app.Reset(s.id)
+	fs.session.Store(s)
+	fs.cfg.Logger.Info("session opened", "session", s.id.String())
+	fs.wg.Go(fs.checkOpen)
+}
+
+// checkOpen looks for files that the masters freed when the session expired: with
+// no name left, nothing but the session had kept them.
+func (fs *FS) checkOpen() {
+	for _, in := range fs.snapshot() {
+		in.mu.Lock()
+		unsafe := len(in.flight) > 0 || len(in.dirty.segs) > 0
+		in.mu.Unlock()
+		if !unsafe {
+			continue
+		}
+		_, err := fs.GetAttr(fs.ctx, in.ino)
+		if errors.Is(err, dfs.ESTALE) || errors.Is(err, dfs.ENOENT) {
+			in.lose(dfs.EIO)
+		}
+	}
+}
+
+// begin gives a change its sequence number.
+func (s *session) begin(ctx context.Context) (uint64, error) {
+	for {
+		s.mu.Lock()
+		if s.next-s.low < pendingMax {
+			seq := s.next
+			s.next++
+			s.pending[seq] = struct{}{}
+			s.mu.Unlock()
+			return seq, nil
+		}
+		if s.room == nil {
+			s.room = make(chan struct{})
+		}
+		room := s.room
+		s.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// end says that the answer has arrived, or that nobody waits for it any more: a
+// master refuses what arrives late.
+func (s *session) end(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pending, seq)
+	for s.low < s.next {
+		if _, ok := s.pending[s.low]; ok {
+			break
+		}
+		s.low++
+	}
+	if s.room != nil && s.next-s.low < pendingMax {
+		close(s.room)
+		s.room = nil
+	}
+}
+
+func (s *session) acked() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.low
+}
+
+// mutate carries out one change under a session, once.
+func (fs *FS) mutate(ctx context.Context, s *session, m *metapb.Mutation) (*metapb.MutationReply, error) {
+	seq, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end(seq)
+	m.Seq = seq
+	var reply *metapb.MutateReply
+	lost := false
+	err = fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		req := &metapb.MutateRequest{Session: uint64(s.id), Acked: s.acked(), Mutations: []*metapb.Mutation{m}}
+		reply, err = metapb.NewMetaClient(conn).Mutate(ctx, req)
+		if err != nil {
+			if _, _, refused := rpc.IsNotLeader(err); !refused {
+				lost = true
+			}
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case reply.Expired && lost:
+		return nil, errors.Join(errExpired, errUnknown)
+	case reply.Expired:
+		return nil, errExpired
+	case len(reply.Replies) != 1:
+		return nil, fmt.Errorf("the master answered %d changes instead of one", len(reply.Replies))
+	}
+	return reply.Replies[0], nil
+}
+
+// change carries out one change, under the next session when this one has expired.
+// build makes it for a session. repeat says that making it twice does no harm.
+func (fs *FS) change(ctx context.Context, repeat bool, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (*metapb.MutationReply, error) {
+	ctx, cancel := fs.bound(ctx)
+	defer cancel()
+	for {
+		s := fs.session.Load()
+		m, err := build(ctx, s)
+		var reply *metapb.MutationReply
+		if err == nil {
+			reply, err = fs.mutate(ctx, s, m)
+		}
+		if err == nil {
+			return reply, rpc.Errno(reply.Errno)
+		}
+		if !errors.Is(err, errExpired) {
+			return nil, err
+		}
+		unknown := errors.Is(err, errUnknown) && !repeat
+		if _, err := fs.renew(ctx, s); err != nil {
+			return nil, err
+		}
+		if unknown {
+			return nil, errUnknown
+		}
+	}
+}
+
+// apply is change for what does not depend on the session.
+func (fs *FS) apply(ctx context.Context, repeat bool, m *metapb.Mutation) (*metapb.MutationReply, error) {
+	return fs.change(ctx, repeat, func(context.Context, *session) (*metapb.Mutation, error) { return m, nil })
+}
+
+// takeIno takes an unused inode number.
+func (fs *FS) takeIno(ctx context.Context, s *session) (dfs.Ino, error) {
+	for {
+		s.mu.Lock()
+		left := uint64(0)
+		for _, r := range s.inodes {
+			left += r.to - r.from
+		}
+		if left <= s.inodeLow {
+			fs.grantLocked(s)
+		}
+		if left > 0 {
+			ino := s.inodes[0].from
+			if s.inodes[0].from++; s.inodes[0].from == s.inodes[0].to {
+				s.inodes = slices.Delete(s.inodes, 0, 1)
+			}
+			s.mu.Unlock()
+			return dfs.Ino(ino), nil
+		}
+		granted := s.granted
+		s.mu.Unlock()
+		select {
+		case <-granted:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+		if fs.session.Load() != s {
+			return 0, errExpired
+		}
+		if fs.ctx.Err() != nil {
+			return 0, rpc.ErrClosed
+		}
+	}
+}
+
+// grantLocked asks for more inode numbers in the background.
+//
+// +checklocks:s.mu
+func (fs *FS) grantLocked(s *session) {
+	if s.granting {
+		return
+	}
+	s.granting = true
+	done := make(chan struct{})
+	s.granted = done
+	fs.wg.Go(func() {
+		defer close(done)
+		r, err := fs.grant(fs.ctx, s, &metapb.GrantIDs{Inodes: true})
+		if errors.Is(err, errExpired) {
+			_, _ = fs.renew(fs.ctx, s) // who waits for a number takes it from the next session
+		} else if err != nil && fs.ctx.Err() == nil {
+			fs.cfg.Logger.Warn("cannot get inode numbers", "err", err)
+			fs.sleep(beatPause)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.granting = false
+		if err == nil {
+			s.inodes = append(s.inodes, r)
+			s.inodeLow = (r.to - r.from) / inodesShare
+		}
+	})
+}
+
+func (fs *FS) grant(ctx context.Context, s *session, g *metapb.GrantIDs) (idRange, error) {
+	reply, err := fs.mutate(ctx, s, &metapb.Mutation{Op: &metapb.Mutation_GrantIds{GrantIds: g}})
+	if err != nil {
+		return idRange{}, err
+	}
+	r := reply.Inodes
+	if g.Chunks {
+		r = reply.Chunks
+	}
+	if err := rpc.Errno(reply.Errno); err != nil {
+		return idRange{}, err
+	}
+	if r == nil || r.From >= r.To {
+		return idRange{}, errors.New("the master granted no numbers")
+	}
+	return idRange{r.From, r.To}, nil
+}
+
+// sleep waits for d, or until Close.
+func (fs *FS) sleep(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-fs.ctx.Done():
+	}
+}

@@ -1,0 +1,137 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"dfs"
+	appender "dfs/client/append"
+)
+
+// memoryPause is how often a write that waits for memory looks whether there is room
+// on the servers.
+const memoryPause = 200 * time.Millisecond
+
+// Write writes p at off, or at the end of the file when it is open with O_APPEND. It
+// copies p. With O_SYNC or O_DSYNC the bytes are durable when it returns.
+func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
+	if f.flags&flagAccess == flagRead {
+		return 0, dfs.EBADF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	in := f.in
+	if err := in.lockWriting(ctx); err != nil {
+		return 0, err
+	}
+	n, kill, err := f.write(ctx, p, off)
+	in.unlockWriting()
+	if n > 0 && (kill || f.flags&flagDsync != 0) {
+		if err := f.Flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return 0, err
+}
+
+// write buffers p; in.writing is held. kill says that set-id bits have to go, which
+// must not wait.
+func (f *File) write(ctx context.Context, p []byte, off int64) (n int, kill bool, err error) {
+	in := f.in
+	if f.flags&flagAppend != 0 {
+		in.mu.Lock()
+		off = in.size()
+		in.mu.Unlock()
+	}
+	switch {
+	case off < 0:
+		return 0, false, dfs.EINVAL
+	case off > dfs.FileMax-int64(len(p)):
+		return 0, false, dfs.EFBIG
+	}
+	var bounded context.Context
+	for {
+		in.mu.Lock()
+		kill = in.attr.Mode&0o6000 != 0 && f.cred.UID != 0
+		full := in.fs.app.Full(in.attr.Layout)
+		if full {
+			in.told = true
+		}
+		var k int
+		var push, first bool
+		if !full {
+			k, push, first = in.writeLocked(p[n:], off+int64(n), kill)
+		}
+		in.mu.Unlock()
+		if first {
+			in.fs.markDirty(in)
+		}
+		if push {
+			in.fs.app.Push()
+		}
+		n += k
+		if n == len(p) {
+			return n, kill, nil
+		}
+		if full {
+			return n, kill, dfs.ENOSPC
+		}
+		// No memory: wait until some of it is written back.
+		if bounded == nil {
+			var cancel context.CancelFunc
+			bounded, cancel = in.fs.bound(ctx)
+			defer cancel()
+		}
+		if err := bounded.Err(); err != nil {
+			return n, kill, fmt.Errorf("too much is waiting to be written back: %w", err)
+		}
+		in.fs.flushAll()
+		in.fs.memory.wait(bounded, memoryPause)
+	}
+}
+
+// writeLocked puts p in the dirty list. push says that something was submitted,
+// first that the list was empty.
+//
+// +checklocks:in.mu
+func (in *inode) writeLocked(p []byte, off int64, kill bool) (n int, push, first bool) {
+	d := &in.dirty
+	first = len(d.segs) == 0
+	n = d.write(p, off, in.fs.alloc)
+	if n == 0 {
+		return 0, false, false
+	}
+	now := time.Now()
+	in.mtime = dfs.TimeOf(now)
+	in.kill = in.kill || kill
+	if first {
+		in.since = now
+	}
+	end := off + int64(n)
+	in.end = max(in.end, end)
+	if len(d.segs) > segmentsMax || in.fs.memory.over() && d.bytes >= dfs.RecordBytes {
+		in.submitLocked()
+		return n, true, first
+	}
+	// Whole blocks of the file that were just completed go out while the program
+	// writes on.
+	lo, hi := off-off%dfs.RecordBytes, end-end%dfs.RecordBytes
+	if lo >= hi {
+		return n, false, first
+	}
+	whole := false
+	in.submitSomeLocked(func(i int) bool {
+		s := &in.dirty.segs[i]
+		is := s.off >= lo && s.end() <= hi
+		whole = whole || is
+		return is
+	})
+	return n, whole, first
+}
+
+var _ appender.Owner = (*inode)(nil)

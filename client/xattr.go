@@ -1,0 +1,67 @@
+package client
+
+import (
+	"context"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// GetXattr reads one extended attribute.
+func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) {
+	var reply *metapb.GetXattrReply
+	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+		reply, err = m.GetXattr(ctx, &metapb.GetXattrRequest{Ino: uint64(ino), Name: []byte(name), Cred: rpc.CredToProto(cred)})
+		return err
+	})
+	if err == nil {
+		err = rpc.Errno(reply.Errno)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return reply.Value, nil
+}
+
+// SetXattr sets one extended attribute; flags are those of setxattr(2).
+func (fs *FS) SetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string, value []byte, flags uint32) error {
+	return fs.xattr(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetXattr{
+		SetXattr: &metapb.SetXattr{Ino: uint64(ino), Name: []byte(name), Value: value, Flags: flags},
+	}}, flags == 0)
+}
+
+// RemoveXattr removes one extended attribute.
+func (fs *FS) RemoveXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) error {
+	return fs.xattr(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_RemoveXattr{
+		RemoveXattr: &metapb.RemoveXattr{Ino: uint64(ino), Name: []byte(name)},
+	}}, false)
+}
+
+func (fs *FS) xattr(ctx context.Context, m *metapb.Mutation, repeat bool) error {
+	reply, err := fs.apply(ctx, repeat, m)
+	if err == nil && reply.Attr != nil {
+		fs.seen(rpc.AttrFromProto(reply.Attr))
+	}
+	return err
+}
+
+// ListXattr lists the names of extended attributes.
+func (fs *FS) ListXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino) ([]string, error) {
+	var reply *metapb.ListXattrReply
+	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+		reply, err = m.ListXattr(ctx, &metapb.ListXattrRequest{Ino: uint64(ino), Cred: rpc.CredToProto(cred)})
+		return err
+	})
+	if err == nil {
+		err = rpc.Errno(reply.Errno)
+	}
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(reply.Names))
+	for i, n := range reply.Names {
+		names[i] = string(n)
+	}
+	return names, nil
+}
