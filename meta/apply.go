@@ -55,16 +55,13 @@ func (tx *tx) applyOwn() (Reply, error) {
 func (tx *tx) applySession() (Reply, error) {
 	c := tx.c
 	var err error
-	if tx.session, err = tx.v.session(c.Session); err != nil {
+	if tx.tally, err = tx.v.tally(c.Session); err != nil {
 		return Reply{}, err
 	}
-	if tx.session == nil {
+	if tx.tally == nil {
 		return Reply{Expired: true}, nil
 	}
-	tally, err := tx.v.tally(c.Session)
-	if err != nil {
-		return Reply{}, err
-	}
+	tally := tx.tally
 	switch {
 	case c.Seq == 0:
 		return Reply{Errno: dfs.EINVAL}, nil
@@ -85,9 +82,13 @@ func (tx *tx) applySession() (Reply, error) {
 		return Reply{Errno: dfs.EINVAL}, nil
 	}
 
+	inodes, chunks := tally.inodes, tally.chunks
 	rep, err := tx.run()
 	if err != nil {
 		return Reply{}, err
+	}
+	if rep.Errno != dfs.OK || rep.StaleMap {
+		tally.inodes, tally.chunks = inodes, chunks
 	}
 	if op, ok := c.Op.(*CloseSession); ok && op.Session == c.Session && rep.Errno == dfs.OK {
 		return rep, nil // nothing is left to keep the answer in
@@ -132,7 +133,6 @@ func (tx *tx) run() (Reply, error) {
 func (tx *tx) refused() {
 	invariant.Check(len(tx.orphans) == 0, "meta: %T was refused after it had orphaned %v", tx.c.Op, tx.orphans)
 	tx.counts = counts{}
-	tx.session = nil
 }
 
 // forgetOneByOne is up to how many answers are deleted by key, without looking
@@ -183,7 +183,7 @@ func (tx *tx) deleteSome(lo, hi []byte, limit int) (int, error) {
 
 // needSession refuses commands that only a client's session can give.
 func (tx *tx) needSession() error {
-	if tx.session == nil {
+	if tx.tally == nil {
 		return dfs.EINVAL
 	}
 	return nil
@@ -191,7 +191,7 @@ func (tx *tx) needSession() error {
 
 // needOwn refuses commands that only the masters themselves can give.
 func (tx *tx) needOwn() error {
-	if tx.session != nil {
+	if tx.tally != nil {
 		return fmt.Errorf("%T by a session: %w", tx.c.Op, dfs.EINVAL)
 	}
 	return nil

@@ -24,7 +24,7 @@ func (o *Bootstrap) apply(tx *tx) (Reply, error) {
 	}, parent: dfs.RootIno}
 	tx.keep(in)
 	tx.change(in)
-	tx.counts.inodes++
+	tx.counts.files++
 	c := counters{nextIno: uint64(dfs.FirstIno), nextChunk: 1, nextSession: 1}
 	if err := tx.t.Set(key0(kindCounters), c.encode(nil)); err != nil {
 		return Reply{}, err

@@ -50,7 +50,7 @@ type checker struct {
 	chunks   map[dfs.ChunkID]*chunk
 	live     map[dfs.ChunkID]uint64
 	groups   map[dfs.PG]uint64
-	sessions map[dfs.SessionID]*session
+	sessions map[dfs.SessionID]*Session
 	sum      counts
 	problems []Problem
 }
@@ -94,7 +94,7 @@ func (c *checker) each(kind byte, numbers int, fn func(k, b []byte) error) {
 func check(v View) []Problem {
 	c := &checker{
 		v: v, inodes: make(map[dfs.Ino]*facts), bodies: make(map[uint64]*facts), chunks: make(map[dfs.ChunkID]*chunk),
-		live: make(map[dfs.ChunkID]uint64), groups: make(map[dfs.PG]uint64), sessions: make(map[dfs.SessionID]*session),
+		live: make(map[dfs.ChunkID]uint64), groups: make(map[dfs.PG]uint64), sessions: make(map[dfs.SessionID]*Session),
 	}
 	is, err := v.Bootstrapped()
 	if err != nil {
@@ -269,7 +269,7 @@ func (c *checker) judgeInodes() {
 	root.names, root.reached = 1, true // it stays without a name
 	for _, ino := range numbers {
 		f := c.inodes[ino]
-		c.sum.inodes++
+		c.sum.files++
 		c.sum.bytes += int64(f.in.Alloc)
 		if f.orphan {
 			c.sum.orphans++
@@ -334,7 +334,6 @@ func (c *checker) readSessions() {
 	if err != nil {
 		c.other("%v", err)
 	}
-	var inodes, chunks []Range
 	c.each(kindSession, 1, func(k, b []byte) error {
 		s, err := decodeSession(dfs.SessionID(number(k, 0)), b)
 		if err != nil {
@@ -347,11 +346,8 @@ func (c *checker) readSessions() {
 		if n, err := c.v.r.Get(key1(kindNonce, s.Nonce)); err != nil || n == nil {
 			c.other("session %s has no nonce row (%v)", s.ID, err)
 		}
-		inodes, chunks = append(inodes, s.Inodes...), append(chunks, s.Chunks...)
 		return nil
 	})
-	c.disjoint("inode numbers", inodes, cnt.nextIno)
-	c.disjoint("chunk numbers", chunks, cnt.nextChunk)
 	if uint64(len(c.sessions)) != cnt.sessions {
 		c.other("%d sessions, counted as %d", len(c.sessions), cnt.sessions)
 	}
@@ -362,20 +358,30 @@ func (c *checker) readSessions() {
 		}
 		return err
 	})
-	tallies := make(map[dfs.SessionID]tally)
+	var inodes, chunks []Range
+	tallies := make(map[dfs.SessionID]*tally)
 	c.each(kindTally, 1, func(k, b []byte) error {
 		id := dfs.SessionID(number(k, 0))
 		t, err := decodeTally(b)
+		if err != nil {
+			return err
+		}
 		if c.sessions[id] == nil {
 			c.other("tally of session %s, which is gone", id)
 		}
 		tallies[id] = t
-		return err
+		inodes, chunks = append(inodes, t.inodes...), append(chunks, t.chunks...)
+		return nil
 	})
+	c.disjoint("inode numbers", inodes, cnt.nextIno)
+	c.disjoint("chunk numbers", chunks, cnt.nextChunk)
+	if len(tallies) != len(c.sessions) {
+		c.other("%d sessions have %d tallies", len(c.sessions), len(tallies))
+	}
 	c.each(kindReply, 2, func(k, b []byte) error {
 		id, seq := dfs.SessionID(number(k, 0)), number(k, 1)
-		if t := tallies[id]; c.sessions[id] == nil || seq < t.acked || seq > t.last {
-			c.other("answer %d of session %s, which got those below %d and is at %d", seq, id, t.acked, t.last)
+		if t := tallies[id]; t == nil || seq < t.acked || seq > t.last {
+			c.other("answer %d of session %s, which is gone, has it, or is not there yet", seq, id)
 		}
 		_, err := decodeReply(b)
 		return err
@@ -409,7 +415,7 @@ func (c *checker) readChunks() {
 			return err
 		}
 		c.chunks[id] = ch
-		c.sum.chunks++
+		c.sum.records++
 		c.groups[id.PG(cl.buckets)]++
 		if !id.Layout().Valid() || contains(granted, id.Seq()) {
 			c.chunk(id, "has a record, and its number may still be used")

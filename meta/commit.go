@@ -68,10 +68,10 @@ func (tx *tx) commitChunk(cc *ChunkCommit) (stale bool, err error) {
 		if !tx.takeChunk(cc.Chunk.Seq()) {
 			return true, nil
 		}
-		c = &chunk{owner: tx.session.ID, isNew: true}
+		c = &chunk{owner: tx.c.Session, isNew: true}
 		tx.keepChunk(cc.Chunk, c)
 	}
-	if c.owner != tx.session.ID {
+	if c.owner != tx.c.Session {
 		return false, dfs.EINVAL
 	}
 	if cc.Committed > c.committed {
@@ -148,7 +148,7 @@ func (tx *tx) checkFile(f *FileCommit, in *inode) (stale bool, err error) {
 		if c == nil {
 			return true, nil
 		}
-		if c.owner != tx.session.ID {
+		if c.owner != tx.c.Session {
 			return false, dfs.EINVAL
 		}
 		if err := checkExtent(e, c.committed); err != nil {

@@ -52,7 +52,7 @@ func (o *Create) apply(tx *tx) (Reply, error) {
 	inheritGroup(in, parent, cred)
 	tx.keep(in)
 	tx.change(in)
-	tx.counts.inodes++
+	tx.counts.files++
 	if err := tx.addName(b, o.Name, in); err != nil {
 		return Reply{}, err
 	}
@@ -114,7 +114,7 @@ func (o *Create) existing(tx *tx, e dentry) (Reply, error) {
 // checkIno refuses a number that the session was not given or that is in use.
 func (o *Create) checkIno(tx *tx) error {
 	granted := false
-	for _, r := range tx.session.Inodes {
+	for _, r := range tx.tally.inodes {
 		granted = granted || r.Contains(uint64(o.Ino))
 	}
 	if !granted {

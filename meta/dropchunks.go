@@ -23,7 +23,7 @@ func (o *DropChunks) apply(tx *tx) (Reply, error) {
 		if err := tx.countGroup(id, -1); err != nil {
 			return Reply{}, err
 		}
-		tx.counts.chunks--
+		tx.counts.records--
 		rep.Dropped = append(rep.Dropped, id)
 	}
 	return rep, nil

@@ -56,7 +56,7 @@ func (tx *tx) shed(in *inode) error {
 	}
 	tx.keep(ghost)
 	tx.change(ghost)
-	tx.counts.inodes++
+	tx.counts.files++
 	in.body, in.Size, in.Alloc = ghost.Ino, 0, 0
 	return tx.orphan(ghost.Ino)
 }

@@ -24,8 +24,8 @@ const (
 	kindOrphan    = 'O' // inode without a name
 	kindDroppable = 'Q' // sealed chunk without live bytes
 	kindReply     = 'R' // session, sequence -> kept answer
-	kindSession   = 'S' // session -> who it is, what ids it was granted
-	kindTally     = 'T' // session -> acknowledged sequence, what it added to the counters
+	kindSession   = 'S' // session -> who it is
+	kindTally     = 'T' // session -> acknowledged sequence, granted ids, what it added to the counters
 	kindUnsealed  = 'U' // session, chunk that it may still write
 	kindServer    = 'V' // chunk server of the map
 	kindXattr     = 'X' // inode, name -> value

@@ -78,7 +78,7 @@ func (tx *tx) reap(in *inode, limit int) (n int, done bool, err error) {
 	if in.Alloc > 0 || in.xattrBytes > 0 {
 		return n, false, tx.t.Set(key1(kindInode, uint64(in.Ino)), in.encode(nil))
 	}
-	tx.counts.inodes--
+	tx.counts.files--
 	return n, true, tx.t.Delete(key1(kindInode, uint64(in.Ino)))
 }
 

@@ -254,75 +254,73 @@ func decodeChunk(b []byte) (*chunk, error) {
 	return c, d.done()
 }
 
-// session is the row of a session.
-type session struct {
-	Session
-	dirty bool
-}
-
-func (s *session) encode(b []byte) []byte {
+// encodeSession makes the row of a session: what never changes of it.
+func encodeSession(b []byte, s *Session) []byte {
 	b = append(b, rowVersion)
 	b = binary.AppendUvarint(b, s.Nonce)
 	b = appendString(b, s.Host)
 	b = appendString(b, s.Mountpoint)
 	b = appendString(b, s.Version)
-	b = appendTime(b, s.Opened)
-	b = appendRanges(b, s.Inodes)
-	return appendRanges(b, s.Chunks)
+	return appendTime(b, s.Opened)
 }
 
-func decodeSession(id dfs.SessionID, b []byte) (*session, error) {
+func decodeSession(id dfs.SessionID, b []byte) (*Session, error) {
 	d := decode("session", b)
-	s := &session{Session: Session{
-		ID: id, Nonce: d.uvarint(), Host: d.string(hostMax), Mountpoint: d.string(hostMax), Version: d.string(hostMax),
-		Opened: d.time(), Inodes: d.ranges(), Chunks: d.ranges(),
-	}}
+	s := &Session{
+		ID: id, Nonce: d.uvarint(), Host: d.string(hostMax), Mountpoint: d.string(hostMax), Version: d.string(hostMax), Opened: d.time(),
+	}
 	return s, d.done()
 }
 
 // counts is what commands add to the counters.
 type counts struct {
-	inodes, orphans, chunks, bytes int64
+	files, orphans, records, bytes int64 // inodes, those without a name, chunk records, bytes in extents
 }
 
 func (c *counts) add(d counts) {
-	c.inodes += d.inodes
+	c.files += d.files
 	c.orphans += d.orphans
-	c.chunks += d.chunks
+	c.records += d.records
 	c.bytes += d.bytes
 }
 
 func (c *counts) append(b []byte) []byte {
-	b = binary.AppendVarint(b, c.inodes)
+	b = binary.AppendVarint(b, c.files)
 	b = binary.AppendVarint(b, c.orphans)
-	b = binary.AppendVarint(b, c.chunks)
+	b = binary.AppendVarint(b, c.records)
 	return binary.AppendVarint(b, c.bytes)
 }
 
 func (c *counts) read(d *decoder) {
-	*c = counts{inodes: d.varint(), orphans: d.varint(), chunks: d.varint(), bytes: d.varint()}
+	*c = counts{files: d.varint(), orphans: d.varint(), records: d.varint(), bytes: d.varint()}
 }
 
-// tally is what each command of a session changes: a row of its own, so that the
-// global counters are not a row that every command of everybody writes, and the
-// session's row stays as it is.
+// tally is what commands of a session change, and all that they need of it: a
+// row for each session, so that the global counters are not a row that every
+// command of everybody writes. Each session has one.
 type tally struct {
 	acked uint64 // the session got every answer below this
 	last  uint64 // highest sequence carried out
 	counts
+	inodes []Range // granted inode numbers, the latest last
+	chunks []Range // granted chunk sequence numbers without a record
 }
 
 func (t *tally) encode(b []byte) []byte {
 	b = append(b, rowVersion)
 	b = binary.AppendUvarint(b, t.acked)
 	b = binary.AppendUvarint(b, t.last)
-	return t.counts.append(b)
+	b = t.counts.append(b)
+	b = appendRanges(b, t.inodes)
+	return appendRanges(b, t.chunks)
 }
 
-func decodeTally(b []byte) (tally, error) {
+func decodeTally(b []byte) (*tally, error) {
 	d := decode("tally", b)
-	t := tally{acked: d.uvarint(), last: d.uvarint()}
+	t := &tally{acked: d.uvarint(), last: d.uvarint()}
 	t.counts.read(&d)
+	t.inodes = d.ranges()
+	t.chunks = d.ranges()
 	return t, d.done()
 }
 

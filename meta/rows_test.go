@@ -38,11 +38,14 @@ var decoders = map[string]func(b []byte) ([]byte, error){
 		if err != nil {
 			return nil, err
 		}
-		return s.encode(nil), nil
+		return encodeSession(nil, s), nil
 	},
 	"tally": func(b []byte) ([]byte, error) {
 		v, err := decodeTally(b)
-		return v.encode(nil), err
+		if err != nil {
+			return nil, err
+		}
+		return v.encode(nil), nil
 	},
 	"counters": func(b []byte) ([]byte, error) {
 		v, err := decodeCounters(b)
@@ -85,8 +88,7 @@ func samples() map[string][][]byte {
 			Alloc: 1 << 60, Atime: t, Mtime: dfs.Time{Sec: 1}, Ctime: dfs.Time{Sec: 1 << 40}, Btime: dfs.Time{Nsec: 1}, Change: 9, Flags: 1},
 		parent: 1, body: 77, xattrBytes: 12, target: "link",
 	}
-	s := session{Session: Session{Nonce: 1 << 63, Host: "h", Mountpoint: "/m", Version: "v", Opened: t,
-		Inodes: []Range{{1, 5}, {9, 10}}, Chunks: []Range{{1, 1 << 48}}}}
+	s := Session{Nonce: 1 << 63, Host: "h", Mountpoint: "/m", Version: "v", Opened: t}
 	reply := Reply{Errno: dfs.ENOENT, Attr: &full.Attr, Existed: true, StaleMap: true, Session: 3, Inodes: Range{1, 2}, Chunks: Range{3, 4},
 		Orphaned: []dfs.Ino{1, 2}, Skipped: []dfs.Ino{3}, Reaped: []dfs.Ino{4}, More: true, Dropped: []dfs.ChunkID{testChunk(4)}, Epoch: 7}
 	return map[string][][]byte{
@@ -94,8 +96,8 @@ func samples() map[string][][]byte {
 		"dentry":   {encodeDentries(nil, []dentry{{"a", 1, dfs.TypeDir, 0}, {strings.Repeat("n", 255), 1 << 50, dfs.TypeSocket, 255}})},
 		"extent":   {encodeExtent(nil, dfs.Extent{Off: 100, Len: 10, Chunk: testChunk(1), Record: 4096, RecordLen: 20, Start: 10})},
 		"chunk":    {(&chunk{owner: 3, present: 7, epoch: 2, committed: 8192, live: 1 << 40, sealed: true}).encode(nil)},
-		"session":  {s.encode(nil)},
-		"tally":    {(&tally{1, 2, counts{-1, 2, -3, 1 << 50}}).encode(nil)},
+		"session":  {encodeSession(nil, &s)},
+		"tally":    {(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, []Range{{1, 5}, {9, 10}}, []Range{{1, 1 << 48}}}).encode(nil)},
 		"counters": {(&counters{1, 2, 3, 4, counts{-1, 2, -3, 1 << 50}}).encode(nil)},
 		"cluster":  {(&cluster{7, 1024, 3}).encode(nil)},
 		"server":   {encodeServer(nil, &dfs.Server{ID: 3, Name: "n", Addr: "a:1", Host: "h", Zone: "z", Weight: 9, State: dfs.ServerDrain})},

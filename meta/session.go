@@ -27,11 +27,11 @@ func (o *GrantIDs) apply(tx *tx) (Reply, error) {
 	if o.Chunks {
 		chunks = chunksGrant
 	}
-	return tx.grant(inodes, chunks)
+	return tx.grant(tx.tally, inodes, chunks)
 }
 
-// grant gives the session numbers that nobody had before.
-func (tx *tx) grant(inodes, chunks uint64) (Reply, error) {
+// grant gives a session numbers that nobody had before.
+func (tx *tx) grant(t *tally, inodes, chunks uint64) (Reply, error) {
 	c, err := tx.v.counters()
 	if err != nil {
 		return Reply{}, err
@@ -40,18 +40,16 @@ func (tx *tx) grant(inodes, chunks uint64) (Reply, error) {
 		return Reply{}, dfs.ENOSPC
 	}
 	var rep Reply
-	s := tx.session
 	if inodes > 0 {
 		rep.Inodes = Range{c.nextIno, c.nextIno + inodes}
-		s.Inodes = addRange(s.Inodes, rep.Inodes)
+		t.inodes = addRange(t.inodes, rep.Inodes)
 		c.nextIno += inodes
 	}
 	if chunks > 0 {
 		rep.Chunks = Range{c.nextChunk, c.nextChunk + chunks}
-		s.Chunks = addRange(s.Chunks, rep.Chunks)
+		t.chunks = addRange(t.chunks, rep.Chunks)
 		c.nextChunk += chunks
 	}
-	s.dirty = true
 	return rep, tx.t.Set(key0(kindCounters), c.encode(nil))
 }
 
@@ -68,22 +66,21 @@ func addRange(list []Range, r Range) []Range {
 // takeChunk takes a number out of those that the session may make chunks of;
 // false when it is not among them.
 func (tx *tx) takeChunk(seq uint64) bool {
-	s := tx.session
-	for i, r := range s.Chunks {
+	t := tx.tally
+	for i, r := range t.chunks {
 		if !r.Contains(seq) {
 			continue
 		}
-		var list []Range
-		list = append(list, s.Chunks[:i]...)
+		var list []Range // a new one: the command may yet be refused
+		list = append(list, t.chunks[:i]...)
 		if r.From < seq {
 			list = append(list, Range{r.From, seq})
 		}
 		if seq+1 < r.To {
 			list = append(list, Range{seq + 1, r.To})
 		}
-		list = append(list, s.Chunks[i+1:]...)
-		s.Chunks = list[max(0, len(list)-rangesMax):]
-		s.dirty = true
+		list = append(list, t.chunks[i+1:]...)
+		t.chunks = list[max(0, len(list)-rangesMax):]
 		return true
 	}
 	return false
@@ -108,24 +105,29 @@ func (o *OpenSession) apply(tx *tx) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	tx.session = &session{Session: Session{
-		ID: dfs.SessionID(c.nextSession), Nonce: o.Nonce, Host: o.Host, Mountpoint: o.Mountpoint, Version: o.Version,
-		Opened: tx.c.Time,
-	}}
-	rep, err := tx.grant(inodesFirst, chunksGrant)
+	var t tally
+	rep, err := tx.grant(&t, inodesFirst, chunksGrant)
 	if err != nil {
 		return Reply{}, err
 	}
 	if c, err = tx.v.counters(); err != nil {
 		return Reply{}, err
 	}
+	rep.Session = dfs.SessionID(c.nextSession)
 	c.nextSession++
 	c.sessions++
 	if err := tx.t.Set(key0(kindCounters), c.encode(nil)); err != nil {
 		return Reply{}, err
 	}
-	rep.Session = tx.session.ID
-	return rep, tx.t.Set(nonceKey, encodeNumber(nil, uint64(tx.session.ID)))
+	id := uint64(rep.Session)
+	s := Session{Nonce: o.Nonce, Host: o.Host, Mountpoint: o.Mountpoint, Version: o.Version, Opened: tx.c.Time}
+	if err := tx.t.Set(key1(kindSession, id), encodeSession(nil, &s)); err != nil {
+		return Reply{}, err
+	}
+	if err := tx.t.Set(key1(kindTally, id), t.encode(nil)); err != nil {
+		return Reply{}, err
+	}
+	return rep, tx.t.Set(nonceKey, encodeNumber(nil, id))
 }
 
 // again answers a nonce that has its session. The client did not get the first
@@ -135,16 +137,16 @@ func (o *OpenSession) again(tx *tx, b []byte) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	s, err := tx.v.session(dfs.SessionID(id))
+	t, err := tx.v.tally(dfs.SessionID(id))
 	if err != nil {
 		return Reply{}, err
 	}
 	rep := Reply{Session: dfs.SessionID(id)}
-	if s != nil && len(s.Inodes) > 0 {
-		rep.Inodes = s.Inodes[len(s.Inodes)-1]
+	if t != nil && len(t.inodes) > 0 {
+		rep.Inodes = t.inodes[len(t.inodes)-1]
 	}
-	if s != nil && len(s.Chunks) > 0 {
-		rep.Chunks = s.Chunks[len(s.Chunks)-1]
+	if t != nil && len(t.chunks) > 0 {
+		rep.Chunks = t.chunks[len(t.chunks)-1]
 	}
 	return rep, nil
 }
@@ -152,16 +154,16 @@ func (o *OpenSession) again(tx *tx, b []byte) (Reply, error) {
 // apply takes at most PendingMax kept answers and the session's unsealed chunks
 // away. A session that is gone already is no error.
 func (o *CloseSession) apply(tx *tx) (Reply, error) {
-	if tx.session != nil && tx.session.ID != o.Session {
+	if tx.tally != nil && tx.c.Session != o.Session {
 		return Reply{}, dfs.EPERM
 	}
-	s, err := tx.v.session(o.Session)
-	if err != nil || s == nil {
+	s, ok, err := tx.v.Session(o.Session)
+	if err != nil || !ok {
 		return Reply{}, err
 	}
 	id := uint64(s.ID)
 	t, err := tx.v.tally(s.ID)
-	if err != nil {
+	if err != nil || t == nil {
 		return Reply{}, err
 	}
 	c, err := tx.v.counters()

@@ -36,11 +36,11 @@ type Table interface {
 // and written by flush when the command was not refused; an operation writes
 // other rows only after its last reason to refuse.
 type tx struct {
-	t       Table
-	v       View // of t
-	c       *Command
-	session *session // nil for the masters' own commands
-	counts  counts   // what the command adds to the counters
+	t      Table
+	v      View // of t
+	c      *Command
+	tally  *tally // of the command's session; nil for the masters' own commands
+	counts counts // what the command adds to the counters
 
 	inodes  []*inode // read so far, in order
 	byIno   map[dfs.Ino]*inode
@@ -199,12 +199,7 @@ func (tx *tx) flush() error {
 		}
 	}
 	if len(tx.chunks) > 0 {
-		if err := tx.flushChunks(); err != nil {
-			return err
-		}
-	}
-	if s := tx.session; s != nil && s.dirty {
-		return tx.t.Set(key1(kindSession, uint64(s.ID)), s.encode(nil))
+		return tx.flushChunks()
 	}
 	return nil
 }
@@ -231,7 +226,7 @@ func (tx *tx) flushChunks() error {
 			return err
 		}
 		if c.isNew {
-			tx.counts.chunks++
+			tx.counts.records++
 			if err := tx.countGroup(id, 1); err != nil {
 				return err
 			}

@@ -187,11 +187,20 @@ func (v View) GroupChunks(pg dfs.PG) (uint64, error) {
 
 // Session finds a session; false when there is none.
 func (v View) Session(id dfs.SessionID) (Session, bool, error) {
-	s, err := v.session(id)
-	if err != nil || s == nil {
+	b, err := v.r.Get(key1(kindSession, uint64(id)))
+	if err != nil || b == nil {
 		return Session{}, false, err
 	}
-	return s.Session, true, nil
+	s, err := decodeSession(id, b)
+	if err != nil {
+		return Session{}, false, err
+	}
+	t, err := v.tally(id)
+	if err != nil || t == nil {
+		return Session{}, false, err
+	}
+	s.Inodes, s.Chunks = t.inodes, t.chunks
+	return *s, true, nil
 }
 
 // Sessions lists all sessions in order of id.
@@ -199,10 +208,31 @@ func (v View) Sessions() ([]Session, error) {
 	var list []Session
 	err := v.r.Scan(key0(kindSession), key0(kindSession+1), func(k, b []byte) (bool, error) {
 		s, err := decodeSession(dfs.SessionID(number(k, 0)), b)
-		list = append(list, s.Session)
+		list = append(list, *s)
 		return true, err
 	})
+	if err != nil {
+		return nil, err
+	}
+	tallies := make(map[dfs.SessionID]*tally, len(list))
+	err = v.tallies(func(id dfs.SessionID, t *tally) { tallies[id] = t })
+	for i := range list {
+		if t := tallies[list[i].ID]; t != nil {
+			list[i].Inodes, list[i].Chunks = t.inodes, t.chunks
+		}
+	}
 	return list, err
+}
+
+// tallies calls fn for each session, in order of id.
+func (v View) tallies(fn func(id dfs.SessionID, t *tally)) error {
+	return v.r.Scan(key0(kindTally), key0(kindTally+1), func(k, b []byte) (bool, error) {
+		t, err := decodeTally(b)
+		if err == nil {
+			fn(dfs.SessionID(number(k, 0)), t)
+		}
+		return true, err
+	})
 }
 
 // Orphans lists orphans with numbers above after, at most limit.
@@ -320,17 +350,13 @@ func (v View) Deletable(chunks []dfs.ChunkID) ([]dfs.ChunkID, error) {
 // none that this cluster could have lost, so a server holds them by mistake; a
 // person must look.
 func (v View) granted() ([]Range, error) {
-	sessions, err := v.Sessions()
-	if err != nil {
-		return nil, err
-	}
 	c, err := v.counters()
 	if err != nil {
 		return nil, err
 	}
 	list := []Range{{c.nextChunk, 1 << dfs.ChunkSeqBits}}
-	for i := range sessions {
-		list = append(list, sessions[i].Chunks...)
+	if err := v.tallies(func(_ dfs.SessionID, t *tally) { list = append(list, t.chunks...) }); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.From, b.From) })
 	return list, nil
@@ -349,13 +375,9 @@ func (v View) Counters() (Counters, error) {
 		return Counters{}, err
 	}
 	sum := c.counts
-	err = v.r.Scan(key0(kindTally), key0(kindTally+1), func(_, b []byte) (bool, error) {
-		t, err := decodeTally(b)
-		sum.add(t.counts)
-		return true, err
-	})
+	err = v.tallies(func(_ dfs.SessionID, t *tally) { sum.add(t.counts) })
 	return Counters{
-		Inodes: uint64(sum.inodes), Orphans: uint64(sum.orphans), Chunks: uint64(sum.chunks), Bytes: uint64(sum.bytes),
+		Inodes: uint64(sum.files), Orphans: uint64(sum.orphans), Chunks: uint64(sum.records), Bytes: uint64(sum.bytes),
 		Sessions: c.sessions, NextIno: c.nextIno, NextChunk: c.nextChunk, NextSession: c.nextSession,
 	}, err
 }
@@ -388,18 +410,11 @@ func (v View) chunk(id dfs.ChunkID) (*chunk, error) {
 	return decodeChunk(b)
 }
 
-func (v View) session(id dfs.SessionID) (*session, error) {
-	b, err := v.r.Get(key1(kindSession, uint64(id)))
+func (v View) tally(id dfs.SessionID) (*tally, error) {
+	var buf [9]byte
+	b, err := v.r.Get(appendKey1(buf[:0], kindTally, uint64(id)))
 	if err != nil || b == nil {
 		return nil, err
-	}
-	return decodeSession(id, b)
-}
-
-func (v View) tally(id dfs.SessionID) (tally, error) {
-	b, err := v.r.Get(key1(kindTally, uint64(id)))
-	if err != nil || b == nil {
-		return tally{}, err
 	}
 	return decodeTally(b)
 }
