@@ -90,14 +90,15 @@ func (fs *fileSystem) node(ino dfs.Ino) uint64 {
 // fileHandle is an open file.
 type fileHandle struct {
 	*client.File
+	byRoot   bool
 	harmless atomic.Bool // the file has neither setuid nor setgid; see killSuid
 }
 
-func (fs *fileSystem) addFile(f *client.File) uint64 {
+func (fs *fileSystem) addFile(f *client.File, uid uint32) uint64 {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.nextHandle++
-	fs.files[fs.nextHandle] = &fileHandle{File: f}
+	fs.files[fs.nextHandle] = &fileHandle{File: f, byRoot: uid == 0}
 	return fs.nextHandle
 }
 

@@ -21,7 +21,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 			return r.status(err)
 		}
 	}
-	fs.fillOpen(out, f, input.Flags)
+	fs.fillOpen(out, f, input.Flags, input.Uid)
 	return gofuse.OK
 }
 
@@ -34,15 +34,15 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, nam
 		return r.status(err)
 	}
 	fs.fillEntry(&out.EntryOut, &attr)
-	fs.fillOpen(&out.OpenOut, f, input.Flags)
+	fs.fillOpen(&out.OpenOut, f, input.Flags, input.Uid)
 	return gofuse.OK
 }
 
 // fillOpen registers the handle and says how the kernel is to use it. The
 // kernel drops the file's pages at each open (no FOPEN_KEEP_CACHE): another
 // mount may have changed the bytes and put the times back.
-func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags uint32) {
-	out.Fh = fs.addFile(f)
+func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags, uid uint32) {
+	out.Fh = fs.addFile(f, uid)
 	if flags&unix.O_DIRECT != 0 {
 		// Past the page cache, and writers of one file need not wait for each other.
 		out.OpenFlags |= gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES

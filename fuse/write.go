@@ -18,7 +18,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 	if h == nil {
 		return 0, gofuse.EBADF
 	}
-	if input.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 {
+	if input.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 && h.byRoot {
 		if err := fs.killSuid(r, cred(&input.InHeader), h); err != nil {
 			return 0, r.status(err)
 		}
@@ -38,8 +38,9 @@ const (
 
 // killSuid clears setuid and setgid before a write by somebody who may not keep
 // them (FUSE_HANDLE_KILLPRIV_V2: the kernel leaves it to us, and saves a GETXATTR
-// before each write). Once per handle: who sets the bits later through this mount
-// makes SetAttr forget that it was done.
+// before each write). The client does so for files that an ordinary user opened;
+// this is for a descriptor that root opened and handed on. Once per handle: who
+// sets the bits later through this mount makes SetAttr forget that it was done.
 func (fs *fileSystem) killSuid(ctx context.Context, who dfs.Cred, h *fileHandle) error {
 	if h.harmless.Load() {
 		return nil

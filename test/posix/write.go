@@ -146,4 +146,11 @@ func writeClearsSuid(t *testing.T, dir string) {
 	must(t, err)
 	must(t, f.Close())
 	equal(t, "mode after a write by root, who may keep it (CAP_FSETID)", stat(t, path).Mode&0o7777, 0o6755)
+	g := open(t, path, os.O_WRONLY)
+	must(t, as(t, userA, groupA, nil, func() error {
+		_, err := unix.Write(int(g.Fd()), []byte("x"))
+		return err
+	}))
+	must(t, g.Close())
+	equal(t, "mode after a write by another through root's descriptor", stat(t, path).Mode&0o7777, 0o755)
 }
