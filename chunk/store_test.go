@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"path"
+	"sync"
 	"testing"
 
 	"dfs"
 	"dfs/chunk"
+	"dfs/chunk/code"
 	"dfs/internal/disk"
+	"dfs/internal/disk/disktest"
 )
 
 func open(t testing.TB, fs disk.FS, cfg chunk.Config) *chunk.Store {
@@ -110,5 +114,276 @@ func TestAppendedRecordsReadBackAfterReopen(t *testing.T) {
 			_, err = s.Append(record(101, 1, off, 10))
 			wantErrno(t, err, dfs.ESTALE)
 		})
+	}
+}
+
+func TestSameRecordAgainIsAcknowledged(t *testing.T) {
+	m := disk.NewMem()
+	s, err := chunk.Open(chunk.Config{FS: m, Dirs: []string{"/data"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := record(1, 1, dfs.FirstRecord, 10000)
+	second := record(2, 1, appendOK(t, s, first), 100)
+	end := appendOK(t, s, second)
+	for range 2 {
+		appendOK(t, s, first)
+		appendOK(t, s, second)
+		other := record(3, 1, dfs.FirstRecord, 10000)
+		_, err := s.Append(other)
+		wantErrno(t, err, dfs.EINVAL)
+		_, err = s.Append(record(1, 1, dfs.FirstRecord+4096, 10))
+		wantErrno(t, err, dfs.EINVAL)
+		if info, _ := s.Stat(first.Chunk); info.End != end {
+			t.Fatalf("the chunk ends at %d, want %d", info.End, end)
+		}
+		// Once more, as found by the next process.
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, m, chunk.Config{})
+	}
+	appendOK(t, s, record(4, 1, end, 100))
+	readOK(t, s, first)
+}
+
+// The bytes that a killed process left in the kernel's memory are no proof: when the
+// same record comes again they are written and synced again.
+func TestRecordAgainAfterAKillIsReallyOnDisk(t *testing.T) {
+	m := disk.NewMem()
+	s := open(t, m, chunk.Config{})
+	first := record(1, 1, dfs.FirstRecord, 9000)
+	second := record(2, 1, appendOK(t, s, first), 9000)
+	disktest.Fail(t, m, "sync "+path.Base(file(second))+" times=1")
+	_, err := s.Append(second)
+	wantErrno(t, err, dfs.EIO)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, m, chunk.Config{}) // reads what the failed sync left in memory
+	appendOK(t, s, second)
+	for seed := range uint64(20) {
+		readOK(t, open(t, m.Crash(rand.New(rand.NewPCG(seed, 1))), chunk.Config{}), second)
+	}
+}
+
+func TestAppendNeedsTheRightSessionFragmentAndEnd(t *testing.T) {
+	s := open(t, disk.NewMem(), chunk.Config{})
+	r := record(1, 1, dfs.FirstRecord, 100)
+	end := appendOK(t, s, r)
+	next := record(2, 1, end, 100)
+	for want, change := range map[dfs.Errno]func(r *chunk.Record){
+		dfs.ESTALE: func(r *chunk.Record) { r.Session++ },
+		dfs.EINVAL: func(r *chunk.Record) { r.Offset += 4096 },
+		dfs.EIO:    func(r *chunk.Record) { r.CRCs = []uint32{1} },
+	} {
+		bad := next
+		change(&bad)
+		_, err := s.Append(bad)
+		wantErrno(t, err, want)
+	}
+	bad := next
+	bad.Fragment = 1
+	_, err := s.Append(bad)
+	wantErrno(t, err, dfs.EINVAL)
+	_, err = s.Append(record(1, 9, end, 100)) // no such chunk
+	wantErrno(t, err, dfs.EINVAL)
+	appendOK(t, s, next)
+	if err := s.Delete(r.Chunk); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(r.Chunk); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Seal(r.Chunk)
+	wantErrno(t, err, dfs.ENOENT)
+	_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 1}, nil)
+	wantErrno(t, err, dfs.ENOENT)
+}
+
+func TestChunkIsFullAtItsLimit(t *testing.T) {
+	s := open(t, disk.NewMem(), chunk.Config{})
+	off, n := uint32(dfs.FirstRecord), 0
+	for ; off+uint32(dfs.RecordSpace(1<<20)) <= dfs.ChunkBytes; n++ {
+		off = appendOK(t, s, record(uint64(n), 1, off, 1<<20))
+	}
+	_, err := s.Append(record(1, 1, off, 1<<20))
+	wantErrno(t, err, dfs.EINVAL)
+	for off < dfs.ChunkBytes { // small ones still fit, to the last byte
+		off = appendOK(t, s, record(uint64(off), 1, off, 4000))
+	}
+	_, err = s.Append(record(1, 1, off, 1))
+	wantErrno(t, err, dfs.EINVAL)
+}
+
+func TestReadAnswersWholePages(t *testing.T) {
+	s := open(t, disk.NewMem(), chunk.Config{})
+	r := record(1, 1, dfs.FirstRecord, 100001)
+	appendOK(t, s, r)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 500 {
+		off := uint32(rng.IntN(len(r.Data)))
+		n := uint32(1 + rng.IntN(30000))
+		p := chunk.Piece{Chunk: r.Chunk, Fragment: 2, Record: r.Offset, Off: off, Len: n} // copies are all the same
+		buf := make([]byte, p.BufBytes())
+		got, err := s.Read(p, buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, to := off/4096*4096, min((off+n+4095)/4096*4096, uint32(len(r.Data)))
+		if got.Off != from || !bytes.Equal(got.Data, r.Data[from:to]) || dfs.CheckPages(0, got.Data, got.CRCs) != nil {
+			t.Fatalf("%d bytes at %d: %d bytes at %d", n, off, len(got.Data), got.Off)
+		}
+		if &got.Data[0] != &buf[0] {
+			t.Fatal("the buffer was not used")
+		}
+	}
+	for _, p := range []chunk.Piece{
+		{Chunk: r.Chunk, Record: r.Offset, Off: 100001, Len: 1},
+		{Chunk: r.Chunk, Record: r.Offset, Len: 0},
+		{Chunk: r.Chunk, Record: r.Offset + 1, Len: 1},
+		{Chunk: r.Chunk, Record: 0, Len: 1},
+		{Chunk: r.Chunk, Record: r.Offset, Off: 1<<32 - 1, Len: 1<<32 - 1},
+	} {
+		_, err := s.Read(p, nil)
+		wantErrno(t, err, dfs.EINVAL)
+	}
+	_, err := s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset + 1<<20, Len: 1}, nil)
+	wantErrno(t, err, dfs.ENOENT)
+	_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset + 8192, Len: 1}, nil) // in the middle of the payload
+	wantErrno(t, err, dfs.EIO)
+}
+
+func TestErasureCodedFragmentsAreKeptApart(t *testing.T) {
+	l, err := dfs.EC(4, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := record(1, 1, 0, 50001).Data
+	fragments, err := code.Encode(l, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := make([][]byte, len(fragments))
+	for i, f := range fragments {
+		s := open(t, disk.NewMem(), chunk.Config{})
+		r := chunk.Record{
+			Chunk: dfs.MakeChunkID(l, 1), Fragment: uint32(i), Session: 1, Offset: dfs.FirstRecord,
+			RecordLen: uint32(len(data)), CRCs: f.CRCs, Data: f.Data,
+		}
+		appendOK(t, s, r)
+		got, err := s.Read(chunk.Piece{Chunk: r.Chunk, Fragment: uint32(i), Record: r.Offset, Len: 1 << 20}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i != 0 && i != 2 {
+			have[i] = got.Data
+		}
+		_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Fragment: uint32(i+1) % 6, Record: r.Offset, Len: 1}, nil)
+		wantErrno(t, err, dfs.ENOENT)
+	}
+	if got, err := code.Decode(l, len(data), have); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("decoded to something else: %v", err)
+	}
+}
+
+func TestAppendsThatComeDuringASyncShareTheNext(t *testing.T) {
+	m := disk.NewMem()
+	s := open(t, m, chunk.Config{})
+	off := appendOK(t, s, record(1, 1, dfs.FirstRecord, 40000)) // large enough that no zeros are written ahead
+	disktest.Fail(t, m, "sync *.0 delay=50ms times=1")
+	before := s.Stats().Syncs
+	var wg sync.WaitGroup
+	for i := range 50 {
+		r := record(uint64(2+i), 1, off, 40000)
+		off += uint32(dfs.RecordSpace(40000))
+		wg.Add(1)
+		s.Submit(r, func(_ uint32, err error) {
+			defer wg.Done()
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.Stats().Syncs - before; n > 10 {
+		t.Fatalf("50 appends took %d syncs", n)
+	}
+}
+
+func TestOpenFilesAreBounded(t *testing.T) {
+	m := disk.NewMem()
+	s := open(t, m, chunk.Config{FilesMax: 4})
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 25 {
+				r := record(uint64(i), uint64(w*25+i), dfs.FirstRecord, 6000)
+				if _, err := s.Append(r); err != nil {
+					t.Error(err)
+					return
+				}
+				p := chunk.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 6000}
+				if got, err := s.Read(p, nil); err != nil || !bytes.Equal(got.Data, r.Data) {
+					t.Error(err)
+				}
+				if i%3 == 0 {
+					if err := s.Delete(r.Chunk); err != nil {
+						t.Error(err)
+					}
+				}
+				if i%3 == 1 {
+					if _, err := s.Seal(r.Chunk); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.Stats().OpenFiles; n > 4 {
+		t.Fatalf("%d files are open", n)
+	}
+	if n := s.Stats().Fragments; n != 8*16 {
+		t.Fatalf("%d fragments", n)
+	}
+	ids := s.Chunks(0, 1000)
+	if page := s.Chunks(ids[9], 5); len(ids) != 8*16 || page[0] != ids[10] || len(page) != 5 {
+		t.Fatalf("listed %d, then %v", len(ids), page)
+	}
+}
+
+func TestNewChunksGoToTheEmptiestDisk(t *testing.T) {
+	m := disk.NewMem()
+	s := open(t, m, chunk.Config{Dirs: []string{"/a", "/b"}})
+	disktest.Fail(t, m, "usage a")
+	for tries := 0; s.Check() == nil; tries++ { // it is looked at every second
+		if tries > 1e9 {
+			t.Fatal("nobody noticed that a disk is gone")
+		}
+	}
+	r := record(1, 1, dfs.FirstRecord, 100)
+	appendOK(t, s, r)
+	if info, _ := s.Stat(r.Chunk); info.Dir != "/b" {
+		t.Fatalf("the chunk is in %s", info.Dir)
+	}
+}
+
+func TestClosedStoreRefuses(t *testing.T) {
+	s := open(t, disk.NewMem(), chunk.Config{})
+	r := record(1, 1, dfs.FirstRecord, 100)
+	end := appendOK(t, s, r)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Append(record(2, 1, end, 100))
+	if !errors.Is(err, chunk.ErrClosed) {
+		t.Fatal(err)
+	}
+	if _, err = s.Append(record(2, 2, dfs.FirstRecord, 100)); !errors.Is(err, chunk.ErrClosed) {
+		t.Fatal(err)
+	}
+	if _, err := s.Seal(r.Chunk); !errors.Is(err, chunk.ErrClosed) {
+		t.Fatal(err)
 	}
 }

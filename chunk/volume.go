@@ -87,6 +87,9 @@ func foreign(list []disk.Entry) string {
 
 // format writes the identity of a new folder, or of one that has joined a cluster.
 func (v *volume) format(id identity) error {
+	if err := disk.MkdirSync(v.fs, v.dir); err != nil {
+		return fmt.Errorf("format data folder %s: %w", v.dir, err)
+	}
 	if err := disk.WriteFile(v.fs, path.Join(v.dir, identityName), encodeIdentity(id)); err != nil {
 		return fmt.Errorf("format data folder %s: %w", v.dir, err)
 	}

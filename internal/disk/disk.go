@@ -9,7 +9,9 @@ package disk
 import (
 	"errors"
 	"io"
+	iofs "io/fs"
 	"os"
+	"path/filepath"
 )
 
 // ErrLocked is the cause when another process (or another part of this one)
@@ -85,6 +87,23 @@ type Info struct {
 	Dir  bool
 }
 
+// MkdirSync makes a folder and what lacks above it, and makes their names last. A
+// folder above that may not be read is taken to be older than we are.
+func MkdirSync(fs FS, name string) error {
+	name = filepath.Clean(name)
+	if err := fs.MkdirAll(name); err != nil {
+		return err
+	}
+	for dir := filepath.Dir(name); dir != name; name, dir = dir, filepath.Dir(dir) {
+		if err := fs.SyncDir(dir); errors.Is(err, iofs.ErrPermission) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ReadFile reads a whole file of at most max bytes; a larger one is an error.
 func ReadFile(fs FS, name string, max int64) ([]byte, error) {
 	f, err := fs.Open(name)
@@ -130,5 +149,5 @@ func WriteFile(fs FS, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return fs.SyncDir(dirOf(name))
+	return fs.SyncDir(filepath.Dir(name))
 }

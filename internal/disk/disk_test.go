@@ -78,6 +78,18 @@ func TestCrashKeepsWhatWasSynced(t *testing.T) {
 	}
 }
 
+func TestMkdirSyncLasts(t *testing.T) {
+	m := disk.NewMem()
+	if err := disk.MkdirSync(m, "a/b/c"); err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(20) {
+		if info, err := m.Crash(rng(seed)).Stat("a/b/c"); err != nil || !info.Dir {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
 func TestCrashRenameIsOneStep(t *testing.T) {
 	m := disk.NewMem()
 	if err := disk.WriteFile(m, "d", []byte("old")); err != nil {

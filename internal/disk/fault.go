@@ -50,8 +50,9 @@ type Rule struct {
 	Path  string        // as path.Match, against as many last parts of the name as it has itself
 	After int           // so many matching operations go well first
 	Times int           // so many then go wrong; 0 is all of them
-	Err   error         // nil: it only takes longer
+	Err   error         // nil: it goes well
 	Delay time.Duration // it takes so much longer
+	Do    func()        // called before the operation: to crash in the middle of things
 }
 
 var errnos = map[string]syscall.Errno{
@@ -150,9 +151,14 @@ func (m *Mem) fault(op Op, name string) error {
 		m.mu.Unlock()
 		return nil
 	}
-	err, delay := hit.Err, hit.Delay
+	err, delay, do := hit.Err, hit.Delay, hit.Do
 	m.mu.Unlock()
-	sleep(delay)
+	if do != nil {
+		do()
+	}
+	if delay > 0 {
+		time.Sleep(delay)
+	}
 	return err
 }
 

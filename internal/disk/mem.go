@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // memCapacity is what a Mem holds until SetCapacity, in bytes.
@@ -671,11 +670,4 @@ func (f *memFile) Close() error {
 	}
 	f.closed = true
 	return nil
-}
-
-// sleep is what a rule's delay does.
-func sleep(d time.Duration) {
-	if d > 0 {
-		time.Sleep(d)
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -124,5 +123,3 @@ func (f *osFile) control(op string, call func(fd int) error) error {
 	}
 	return nil
 }
-
-func dirOf(name string) string { return filepath.Dir(name) }
