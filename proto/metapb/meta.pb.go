@@ -3781,6 +3781,126 @@ func (x *JoinReply) GetGossip() []string {
 	return nil
 }
 
+type JoinMasterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Addr          string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	Cluster       uint64                 `protobuf:"fixed64,4,opt,name=cluster,proto3" json:"cluster,omitempty"` // 0: not yet of any cluster
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinMasterRequest) Reset() {
+	*x = JoinMasterRequest{}
+	mi := &file_meta_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinMasterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinMasterRequest) ProtoMessage() {}
+
+func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
+func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *JoinMasterRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *JoinMasterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JoinMasterRequest) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *JoinMasterRequest) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+type JoinMasterReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       uint64                 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Gossip        []string               `protobuf:"bytes,2,rep,name=gossip,proto3" json:"gossip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinMasterReply) Reset() {
+	*x = JoinMasterReply{}
+	mi := &file_meta_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinMasterReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinMasterReply) ProtoMessage() {}
+
+func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
+func (*JoinMasterReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *JoinMasterReply) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *JoinMasterReply) GetGossip() []string {
+	if x != nil {
+		return x.Gossip
+	}
+	return nil
+}
+
 type WatchMapRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // send nothing older or equal
@@ -3790,7 +3910,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3802,7 +3922,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3815,7 +3935,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -3835,7 +3955,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3847,7 +3967,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3860,7 +3980,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -3887,7 +4007,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3899,7 +4019,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3912,7 +4032,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -3939,7 +4059,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4071,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4084,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -3990,7 +4110,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4122,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4135,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -4035,7 +4155,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4167,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4060,7 +4180,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -4091,7 +4211,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4103,7 +4223,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4116,7 +4236,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -4169,7 +4289,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4181,7 +4301,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4314,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -4489,7 +4609,15 @@ const file_meta_proto_rawDesc = "" +
 	"\tJoinReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06gossip\x18\x03 \x03(\tR\x06gossip\"'\n" +
+	"\x06gossip\x18\x03 \x03(\tR\x06gossip\"e\n" +
+	"\x11JoinMasterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x18\n" +
+	"\acluster\x18\x04 \x01(\x06R\acluster\"C\n" +
+	"\x0fJoinMasterReply\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x16\n" +
+	"\x06gossip\x18\x02 \x03(\tR\x06gossip\"'\n" +
 	"\x0fWatchMapRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"E\n" +
 	"\x13ReportServerRequest\x12\x16\n" +
@@ -4528,10 +4656,12 @@ const file_meta_proto_rawDesc = "" +
 	"\bReadlink\x12\x1c.dfs.meta.v1.ReadlinkRequest\x1a\x1a.dfs.meta.v1.ReadlinkReply\x12D\n" +
 	"\bGetXattr\x12\x1c.dfs.meta.v1.GetXattrRequest\x1a\x1a.dfs.meta.v1.GetXattrReply\x12G\n" +
 	"\tListXattr\x12\x1d.dfs.meta.v1.ListXattrRequest\x1a\x1b.dfs.meta.v1.ListXattrReply\x12>\n" +
-	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply2\xe9\x02\n" +
+	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply2\xb5\x03\n" +
 	"\aCluster\x12;\n" +
 	"\x05Hello\x12\x19.dfs.meta.v1.HelloRequest\x1a\x17.dfs.meta.v1.HelloReply\x128\n" +
-	"\x04Join\x12\x18.dfs.meta.v1.JoinRequest\x1a\x16.dfs.meta.v1.JoinReply\x12C\n" +
+	"\x04Join\x12\x18.dfs.meta.v1.JoinRequest\x1a\x16.dfs.meta.v1.JoinReply\x12J\n" +
+	"\n" +
+	"JoinMaster\x12\x1e.dfs.meta.v1.JoinMasterRequest\x1a\x1c.dfs.meta.v1.JoinMasterReply\x12C\n" +
 	"\bWatchMap\x12\x1c.dfs.meta.v1.WatchMapRequest\x1a\x17.dfs.meta.v1.ClusterMap0\x01\x12P\n" +
 	"\fReportServer\x12 .dfs.meta.v1.ReportServerRequest\x1a\x1e.dfs.meta.v1.ReportServerReply\x12P\n" +
 	"\fReportChunks\x12 .dfs.meta.v1.ReportChunksRequest\x1a\x1e.dfs.meta.v1.ReportChunksReply2\x85\x01\n" +
@@ -4551,7 +4681,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -4608,14 +4738,16 @@ var file_meta_proto_goTypes = []any{
 	(*HelloReply)(nil),          // 52: dfs.meta.v1.HelloReply
 	(*JoinRequest)(nil),         // 53: dfs.meta.v1.JoinRequest
 	(*JoinReply)(nil),           // 54: dfs.meta.v1.JoinReply
-	(*WatchMapRequest)(nil),     // 55: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 56: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 57: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 58: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 59: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 60: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 61: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 62: dfs.meta.v1.RaftDone
+	(*JoinMasterRequest)(nil),   // 55: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 56: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 57: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 58: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 59: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 60: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 61: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 62: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 63: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 64: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
 	0,  // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -4678,33 +4810,35 @@ var file_meta_proto_depIdxs = []int32{
 	46, // 57: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
 	51, // 58: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
 	53, // 59: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	55, // 60: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	56, // 61: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	58, // 62: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	60, // 63: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	61, // 64: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	7,  // 65: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	9,  // 66: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	11, // 67: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	13, // 68: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	30, // 69: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	32, // 70: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	34, // 71: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	36, // 72: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	38, // 73: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	41, // 74: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	43, // 75: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	45, // 76: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	47, // 77: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	52, // 78: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	54, // 79: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	49, // 80: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	57, // 81: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	59, // 82: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	62, // 83: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	62, // 84: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	65, // [65:85] is the sub-list for method output_type
-	45, // [45:65] is the sub-list for method input_type
+	55, // 60: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	57, // 61: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	58, // 62: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	60, // 63: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	62, // 64: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	63, // 65: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	7,  // 66: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	9,  // 67: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	11, // 68: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	13, // 69: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	30, // 70: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	32, // 71: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	34, // 72: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	36, // 73: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	38, // 74: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	41, // 75: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	43, // 76: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	45, // 77: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	47, // 78: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	52, // 79: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	54, // 80: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	56, // 81: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	49, // 82: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	59, // 83: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	61, // 84: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	64, // 85: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	64, // 86: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	66, // [66:87] is the sub-list for method output_type
+	45, // [45:66] is the sub-list for method input_type
 	45, // [45:45] is the sub-list for extension type_name
 	45, // [45:45] is the sub-list for extension extendee
 	0,  // [0:45] is the sub-list for field type_name
@@ -4735,7 +4869,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -605,6 +605,7 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 const (
 	Cluster_Hello_FullMethodName        = "/dfs.meta.v1.Cluster/Hello"
 	Cluster_Join_FullMethodName         = "/dfs.meta.v1.Cluster/Join"
+	Cluster_JoinMaster_FullMethodName   = "/dfs.meta.v1.Cluster/JoinMaster"
 	Cluster_WatchMap_FullMethodName     = "/dfs.meta.v1.Cluster/WatchMap"
 	Cluster_ReportServer_FullMethodName = "/dfs.meta.v1.Cluster/ReportServer"
 	Cluster_ReportChunks_FullMethodName = "/dfs.meta.v1.Cluster/ReportChunks"
@@ -620,6 +621,9 @@ type ClusterClient interface {
 	Hello(ctx context.Context, in *HelloRequest, opts ...grpc.CallOption) (*HelloReply, error)
 	// Join registers a chunk server, or brings its record up to date.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinReply, error)
+	// JoinMaster asks that an empty master be made a member; it is answered when the
+	// masters have written it down.
+	JoinMaster(ctx context.Context, in *JoinMasterRequest, opts ...grpc.CallOption) (*JoinMasterReply, error)
 	// WatchMap sends the cluster map now and after each change.
 	WatchMap(ctx context.Context, in *WatchMapRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ClusterMap], error)
 	// ReportServer says that a server did not answer. The leader tries it itself
@@ -652,6 +656,16 @@ func (c *clusterClient) Join(ctx context.Context, in *JoinRequest, opts ...grpc.
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(JoinReply)
 	err := c.cc.Invoke(ctx, Cluster_Join_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) JoinMaster(ctx context.Context, in *JoinMasterRequest, opts ...grpc.CallOption) (*JoinMasterReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinMasterReply)
+	err := c.cc.Invoke(ctx, Cluster_JoinMaster_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -707,6 +721,9 @@ type ClusterServer interface {
 	Hello(context.Context, *HelloRequest) (*HelloReply, error)
 	// Join registers a chunk server, or brings its record up to date.
 	Join(context.Context, *JoinRequest) (*JoinReply, error)
+	// JoinMaster asks that an empty master be made a member; it is answered when the
+	// masters have written it down.
+	JoinMaster(context.Context, *JoinMasterRequest) (*JoinMasterReply, error)
 	// WatchMap sends the cluster map now and after each change.
 	WatchMap(*WatchMapRequest, grpc.ServerStreamingServer[ClusterMap]) error
 	// ReportServer says that a server did not answer. The leader tries it itself
@@ -730,6 +747,9 @@ func (UnimplementedClusterServer) Hello(context.Context, *HelloRequest) (*HelloR
 }
 func (UnimplementedClusterServer) Join(context.Context, *JoinRequest) (*JoinReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
+}
+func (UnimplementedClusterServer) JoinMaster(context.Context, *JoinMasterRequest) (*JoinMasterReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method JoinMaster not implemented")
 }
 func (UnimplementedClusterServer) WatchMap(*WatchMapRequest, grpc.ServerStreamingServer[ClusterMap]) error {
 	return status.Error(codes.Unimplemented, "method WatchMap not implemented")
@@ -797,6 +817,24 @@ func _Cluster_Join_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_JoinMaster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinMasterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).JoinMaster(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_JoinMaster_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).JoinMaster(ctx, req.(*JoinMasterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_WatchMap_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchMapRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -858,6 +896,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Join",
 			Handler:    _Cluster_Join_Handler,
+		},
+		{
+			MethodName: "JoinMaster",
+			Handler:    _Cluster_JoinMaster_Handler,
 		},
 		{
 			MethodName: "ReportServer",

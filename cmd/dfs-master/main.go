@@ -1,0 +1,105 @@
+// Command dfs-master runs one metadata master: a member of the Raft group that
+// keeps the namespace and the cluster map.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"dfs/internal/cli"
+	"dfs/meta/server"
+	"dfs/rpc"
+)
+
+func main() { os.Exit(cli.Run(context.Background(), newCommand(), os.Args[1:])) }
+
+const masterPort = 7400
+
+const long = `Runs a metadata master. One, three or five of them form a group: a majority
+must be alive, and what a majority has on disk is never lost.
+
+The first master of a new cluster is started once with --bootstrap, the others with
+--join and the address of any master. Later starts need neither: the folder says
+which cluster it is of. Each flag is also a variable of the environment: --dir is
+DFS_DIR.`
+
+const example = `  dfs-master --name master-1 --dir /var/lib/dfs/master --listen 10.0.0.1:7400 --bootstrap
+  dfs-master --name master-2 --dir /var/lib/dfs/master --listen 10.0.0.2:7400 --join 10.0.0.1
+  dfs-master --name master-3 --dir /var/lib/dfs/master --listen 10.0.0.3:7400 --join 10.0.0.1`
+
+func newCommand() *cobra.Command {
+	var cfg server.Config
+	var join []string
+	var logLevel string
+	cmd := &cobra.Command{
+		Use:     "dfs-master",
+		Short:   "Run a metadata master of a dfs cluster",
+		Long:    long,
+		Example: example,
+		Version: cli.Version(),
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cli.BindEnv(cmd.Flags()); err != nil {
+				return err
+			}
+			for _, list := range join {
+				cfg.Join = append(cfg.Join, rpc.ParseMasters(list, masterPort)...)
+			}
+			return run(cmd, cfg, logLevel)
+		},
+	}
+	host, _ := os.Hostname() // of no use when it is not known
+	f := cmd.Flags()
+	f.StringVar(&cfg.Name, "name", host, "name of this master, unique in the cluster")
+	f.StringVar(&cfg.Dir, "dir", "", "folder of its data (needed)")
+	f.StringVar(&cfg.Listen, "listen", fmt.Sprintf(":%d", masterPort), "address for clients and other daemons")
+	f.StringVar(&cfg.Advertise, "advertise", "", "address that others reach it by, when it is not the one it listens on")
+	f.StringVar(&cfg.GossipListen, "gossip-listen", fmt.Sprintf(":%d", masterPort+1), "address for gossip, TCP and UDP")
+	f.StringVar(&cfg.GossipAdvertise, "gossip-advertise", "", "address that others reach its gossip by")
+	f.StringVar(&cfg.AdminListen, "admin-listen", "127.0.0.1:0", "address of /metrics, /healthz and /debug/pprof; empty: none")
+	f.BoolVar(&cfg.Bootstrap, "bootstrap", false, "make a new cluster; once, on one master")
+	f.StringSliceVar(&join, "join", nil, "masters to ask for admission while the folder is empty")
+	f.IntVar(&cfg.Expected, "expected", 0, "how many masters the cluster is made for: fewer are a health warning")
+	f.DurationVar(&cfg.SessionTTL, "session-ttl", server.DefaultSessionTTL, "a client that is silent for so long is given up")
+	f.StringVar(&cfg.Zone, "zone", "", "failure domain of the machine")
+	f.StringVar(&cfg.Host, "host", host, "name of the machine")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// sessionTTLMin leaves a client time for some heartbeats.
+const sessionTTLMin = time.Second
+
+func run(cmd *cobra.Command, cfg server.Config, logLevel string) error {
+	switch {
+	case cfg.Dir == "":
+		return cli.Usagef("--dir is missing: want a folder for the data")
+	case cfg.Bootstrap && len(cfg.Join) > 0:
+		return cli.Usagef("--bootstrap makes a new cluster, --join enters one: choose")
+	case cfg.SessionTTL < sessionTTLMin:
+		return cli.Usagef("--session-ttl=%v: at least %v", cfg.SessionTTL, sessionTTLMin)
+	}
+	logger, err := cli.Logger(cmd.ErrOrStderr(), logLevel)
+	if err != nil {
+		return err
+	}
+	cfg.Logger, cfg.Version = logger, cli.Version()
+	s, err := server.Start(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	logger.Info("serving", "name", cfg.Name, "address", s.Addr())
+	select {
+	case <-cmd.Context().Done():
+		logger.Info("ending")
+		return s.Close()
+	case <-s.Done():
+		err := s.Err()
+		_ = s.Close() // it has ended already; why is what counts
+		return err
+	}
+}

@@ -1,0 +1,446 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"dfs"
+	"dfs/meta"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// leadership is what only a leader knows, and only for one term.
+type leadership struct {
+	s      *Server
+	term   uint64
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	reap   chan struct{} // there may be orphans to free
+	look   chan struct{} // something about the chunk servers may have changed
+
+	mu       sync.Mutex
+	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
+
+	mapMu sync.Mutex // one change of the map at a time; held over proposals, which are bounded
+}
+
+// liveSession is a client's session as the leader sees it.
+type liveSession struct {
+	seen time.Time            // last heartbeat
+	told bool                 // all its open inodes are in open
+	open map[dfs.Ino]struct{} // inodes that it has open
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (l *leadership) wakeReaper() { kick(l.reap) }
+
+// opened registers that a session has an inode open, and answers whether it was
+// registered before.
+func (l *leadership) opened(id dfs.SessionID, ino dfs.Ino) (before bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sessions[id]; s != nil {
+		_, before = s.open[ino]
+		s.open[ino] = struct{}{}
+	}
+	return before
+}
+
+func (l *leadership) released(id dfs.SessionID, ino dfs.Ino) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sessions[id]; s != nil {
+		delete(s.open, ino)
+	}
+}
+
+// begin registers a session that was opened in this term: it has nothing open.
+func (l *leadership) begin(id dfs.SessionID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sessions[id] == nil {
+		l.sessions[id] = &liveSession{seen: time.Now(), told: true, open: map[dfs.Ino]struct{}{}}
+	}
+}
+
+// end forgets a session.
+func (l *leadership) end(id dfs.SessionID) {
+	l.mu.Lock()
+	delete(l.sessions, id)
+	l.mu.Unlock()
+	l.wakeReaper()
+}
+
+// expired lists the sessions that were not heard of for too long.
+func (l *leadership) expired(ttl time.Duration) []dfs.SessionID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []dfs.SessionID
+	for id, s := range l.sessions {
+		if time.Since(s.seen) > ttl {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// idle keeps of the orphans those that nobody has open; false when some session
+// has not told yet what it has open.
+func (l *leadership) idle(orphans []dfs.Ino) ([]dfs.Ino, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.sessions {
+		if !s.told {
+			return nil, false
+		}
+		orphans = slices.DeleteFunc(orphans, func(i dfs.Ino) bool { _, open := s.open[i]; return open })
+	}
+	return orphans, true
+}
+
+// notReady sends a caller elsewhere, or lets it try again in a moment.
+func (s *Server) notReady() error {
+	if st := s.node.Status(); !st.Leading {
+		return rpc.NotLeader(st.Leader, s.transport.addrOf(st.Leader))
+	}
+	return rpc.Unavailable("this master is about to lead")
+}
+
+// OpenSession registers a client.
+func (s *Server) OpenSession(ctx context.Context, req *metapb.OpenSessionRequest) (*metapb.OpenSessionReply, error) {
+	l := s.leading.Load()
+	if l == nil {
+		return nil, s.notReady()
+	}
+	cut := func(t string) string { return t[:min(len(t), dfs.NameMax)] }
+	r, err := s.propose(ctx, &meta.OpenSession{Nonce: req.Nonce, Host: cut(req.Host), Mountpoint: cut(req.Mountpoint), Version: cut(req.Version)})
+	if err != nil {
+		return nil, s.failure(err)
+	}
+	if r.Errno != dfs.OK {
+		return nil, r.Errno
+	}
+	l.begin(r.Session)
+	return &metapb.OpenSessionReply{
+		Session: uint64(r.Session), TtlNanos: int64(s.cfg.SessionTTL), Inodes: rangeToProto(r.Inodes), Chunks: rangeToProto(r.Chunks),
+	}, nil
+}
+
+// Heartbeat renews a session.
+func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*metapb.HeartbeatReply, error) {
+	l := s.leading.Load()
+	if l == nil {
+		return nil, s.notReady()
+	}
+	id := dfs.SessionID(req.Session)
+	out := &metapb.HeartbeatReply{LeaderTerm: l.term}
+	// It must be the leader who says that a session lives.
+	err := s.read(ctx, func(v meta.View) error {
+		_, exists, err := v.Session(id)
+		if err != nil {
+			return err
+		}
+		out.Expired = !exists
+		epoch, err := v.Epoch()
+		out.MapEpoch = uint64(epoch)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if out.Expired {
+		l.end(id)
+		return out, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	live := l.sessions[id]
+	if live == nil {
+		live = &liveSession{open: map[dfs.Ino]struct{}{}}
+		l.sessions[id] = live
+	}
+	live.seen = time.Now()
+	for _, ino := range req.Released {
+		delete(live.open, dfs.Ino(ino))
+	}
+	if len(req.Released) > 0 {
+		l.wakeReaper()
+	}
+	if req.OpenComplete && req.LeaderTerm == l.term {
+		live.told = true
+	}
+	for _, ino := range req.Open {
+		live.open[dfs.Ino(ino)] = struct{}{}
+	}
+	out.WantOpen = !live.told
+	return out, nil
+}
+
+// CloseSession ends a session at its client's wish.
+func (s *Server) CloseSession(ctx context.Context, req *metapb.CloseSessionRequest) (*metapb.CloseSessionReply, error) {
+	id := dfs.SessionID(req.Session)
+	if _, err := s.propose(ctx, &meta.CloseSession{Session: id}); err != nil {
+		return nil, s.failure(err)
+	}
+	if l := s.leading.Load(); l != nil {
+		l.end(id)
+	}
+	return &metapb.CloseSessionReply{}, nil
+}
+
+// lead takes up the duties of a leader whenever this master is one.
+func (s *Server) lead() {
+	for s.ctx.Err() == nil && s.node.Err() == nil {
+		changed := s.node.Changed()
+		st := s.node.Status()
+		if st.Leading {
+			s.serveTerm(st.Term)
+		}
+		if now := s.node.Status(); now != st || now.Leading {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-s.ctx.Done():
+			return
+		case <-s.node.Done():
+			return
+		}
+	}
+}
+
+// serveTerm does the duties of one term until it is over.
+func (s *Server) serveTerm(term uint64) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	over := func() bool { st := s.node.Status(); return !st.Leading || st.Term != term }
+	watch := make(chan struct{})
+	go func() { // ends with ctx, and is waited for below
+		defer close(watch)
+		for !over() {
+			changed := s.node.Changed()
+			if over() {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			case <-s.node.Done():
+				cancel()
+				return
+			}
+		}
+		cancel()
+	}()
+	defer func() { cancel(); <-watch }()
+	l := &leadership{
+		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{},
+		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
+	}
+	if err := l.takeOver(); err != nil {
+		if ctx.Err() == nil {
+			s.logger.Error("cannot take up leadership", "err", err)
+			pause(ctx, time.Second)
+		}
+		return
+	}
+	s.leading.Store(l)
+	s.logger.Info("leading", "term", term)
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters} {
+		l.wg.Go(duty)
+	}
+	<-ctx.Done()
+	s.leading.Store(nil)
+	l.wg.Wait()
+}
+
+// takeOver brings this master to where its predecessors were, makes the file system
+// of a new cluster, and gives every session its whole time.
+func (l *leadership) takeOver() error {
+	s := l.s
+	var sessions []meta.Session
+	var masters []meta.Master
+	bootstrapped := false
+	err := s.node.Read(l.ctx, func(v meta.View) (err error) {
+		if bootstrapped, err = v.Bootstrapped(); err != nil || !bootstrapped {
+			return err
+		}
+		if masters, err = v.Masters(); err != nil {
+			return err
+		}
+		sessions, err = v.Sessions()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !bootstrapped {
+		if _, err := s.propose(l.ctx, &meta.Bootstrap{Cluster: s.id.Cluster, Buckets: s.cfg.Buckets}); err != nil {
+			return err
+		}
+	}
+	self := meta.Master{ID: s.id.Node, Name: s.cfg.Name, Addr: s.addr}
+	if !slices.Contains(masters, self) {
+		if _, err := s.propose(l.ctx, &meta.PutMaster{ID: self.ID, Name: self.Name, Addr: self.Addr}); err != nil {
+			return err
+		}
+	}
+	s.transport.refresh()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, session := range sessions {
+		l.sessions[session.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}}
+	}
+	return nil
+}
+
+// pause waits, and answers false when ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// log says what went wrong in a duty, unless the term is just over.
+func (l *leadership) log(what string, err error) {
+	if err != nil && l.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+		l.s.logger.Warn(what, "err", err)
+	}
+}
+
+// expireSessions ends sessions whose clients are gone.
+func (l *leadership) expireSessions() {
+	ttl := l.s.cfg.SessionTTL
+	for pause(l.ctx, min(ttl/10, time.Second)) {
+		for _, id := range l.expired(ttl) {
+			l.s.logger.Warn("session expired", "session", id)
+			if _, err := l.s.propose(l.ctx, &meta.CloseSession{Session: id}); err != nil {
+				l.log("cannot end a session", err)
+				break
+			}
+			l.end(id)
+		}
+	}
+}
+
+// Bounds of the reaper.
+const (
+	reapDelay = 100 * time.Millisecond // lets orphans gather
+	reapEvery = 5 * time.Second
+	reapPage  = 512
+	reapBatch = 64 // inodes in one command
+)
+
+// reapOrphans frees inodes that have no name and that nobody has open.
+func (l *leadership) reapOrphans() {
+	for {
+		timer := time.NewTimer(reapEvery)
+		select {
+		case <-l.reap:
+		case <-timer.C:
+		case <-l.ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+		if !pause(l.ctx, reapDelay) {
+			return
+		}
+		l.log("cannot free orphans", l.reapAll())
+	}
+}
+
+func (l *leadership) reapAll() error {
+	for after := dfs.Ino(0); ; {
+		var page []dfs.Ino
+		err := l.s.node.Read(l.ctx, func(v meta.View) (err error) {
+			page, err = v.Orphans(after, reapPage)
+			return err
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		after = page[len(page)-1]
+		idle, known := l.idle(page)
+		if !known {
+			return nil // somebody has not told yet; his heartbeat comes soon
+		}
+		for batch := range slices.Chunk(idle, reapBatch) {
+			for more := true; more; {
+				r, err := l.s.propose(l.ctx, &meta.Reap{Inodes: batch})
+				if err != nil {
+					return err
+				}
+				more = r.More
+			}
+		}
+	}
+}
+
+// Bounds of the collection of chunks.
+const (
+	dropWait  = 30 * time.Second // a reader may still be on its way to a dead chunk
+	dropEvery = 2 * time.Second
+	dropPage  = 1024
+)
+
+// dropChunks forgets chunks that nothing refers to; the chunk servers then learn
+// from their reports that they may delete them.
+func (l *leadership) dropChunks() {
+	since := map[dfs.ChunkID]time.Time{} // first seen dead
+	for pause(l.ctx, min(dropEvery, l.s.cfg.DropWait)) {
+		l.log("cannot drop chunks", l.dropDead(since))
+	}
+}
+
+func (l *leadership) dropDead(since map[dfs.ChunkID]time.Time) error {
+	seen := map[dfs.ChunkID]bool{}
+	var ripe []dfs.ChunkID
+	for after := dfs.ChunkID(0); ; {
+		var page []dfs.ChunkID
+		err := l.s.node.Read(l.ctx, func(v meta.View) (err error) {
+			page, err = v.Droppable(after, dropPage)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(page) == 0 {
+			break
+		}
+		after = page[len(page)-1]
+		for _, id := range page {
+			seen[id] = true
+			if t, ok := since[id]; !ok {
+				since[id] = time.Now()
+			} else if time.Since(t) >= l.s.cfg.DropWait {
+				ripe = append(ripe, id)
+			}
+		}
+	}
+	maps.DeleteFunc(since, func(id dfs.ChunkID, _ time.Time) bool { return !seen[id] })
+	for batch := range slices.Chunk(ripe, dropPage) {
+		if _, err := l.s.propose(l.ctx, &meta.DropChunks{Chunks: batch}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+package server
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dfs"
+	"dfs/internal/disk"
+)
+
+// register makes a master's own figures known to Prometheus; all of them are
+// computed when they are asked for.
+func register(r prometheus.Registerer, s *Server) {
+	gauge := func(name, help string, fn func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "dfs", Subsystem: "master", Name: name, Help: help}, fn))
+	}
+	gauge("leading", "1 while this master leads.", func() float64 {
+		if s.node.Status().Leading {
+			return 1
+		}
+		return 0
+	})
+	gauge("term", "Raft's term.", func() float64 { return float64(s.node.Status().Term) })
+	gauge("applied_index", "Index of the last applied entry of the log.", func() float64 { return float64(s.node.Applied()) })
+	gauge("store_disk_bytes", "Bytes of the rows on disk.", func() float64 { d, _ := s.node.Usage(); return float64(d) })
+	gauge("store_memory_bytes", "Bytes that the store keeps in memory.", func() float64 { _, m := s.node.Usage(); return float64(m) })
+	gauge("sessions", "Sessions of clients that this leader knows; 0 on others.", func() float64 {
+		l := s.leading.Load()
+		if l == nil {
+			return 0
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return float64(len(l.sessions))
+	})
+}
+
+// keepIdentity writes down which cluster admitted this master.
+func (s *Server) keepIdentity(id identity) error { return writeIdentity(disk.OS(), s.cfg.Dir, id) }
+
+// capacity is the raw bytes of the servers that take part, as gossip tells.
+func (s *Server) capacity() (total, free uint64) {
+	g := s.gossipNode()
+	if g == nil {
+		return 0, 0
+	}
+	m := s.mapNow()
+	for _, member := range g.Members() {
+		server := m.Server(member.ID)
+		if server == nil || server.State == dfs.ServerGone {
+			continue
+		}
+		total += member.Total
+		if server.State == dfs.ServerUp && member.Alive {
+			free += member.Free
+		}
+	}
+	return total, free
+}

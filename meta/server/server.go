@@ -1,0 +1,339 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"dfs"
+	"dfs/gossip"
+	"dfs/internal/admin"
+	"dfs/internal/disk"
+	"dfs/meta"
+	"dfs/meta/replica"
+	"dfs/proto/adminpb"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Defaults.
+const (
+	DefaultSessionTTL = 30 * time.Second
+	DefaultBuckets    = 256
+	stopTimeout       = 2 * time.Second // for running calls, and for handing leadership over
+)
+
+// Config is a master's.
+type Config struct {
+	Name            string // unique among the masters, for people: master-1
+	Dir             string // its folder
+	Listen          string // host:port of the gRPC service; port 0 picks one
+	Advertise       string // host:port that others reach it by; empty: from Listen
+	GossipListen    string // host:port; empty: no gossip, unless there is a transport
+	GossipAdvertise string // empty: from GossipListen
+	GossipTransport gossip.Transport
+	AdminListen     string // host:port of /metrics, /healthz and pprof; empty: none
+
+	Bootstrap  bool          // make a new cluster; refused over an existing one
+	Join       []string      // masters to ask for admission while the folder is empty
+	Expected   int           // how many masters the cluster is made for; 0: as many as there are
+	SessionTTL time.Duration // 0: DefaultSessionTTL
+	Buckets    uint32        // placement groups per layout of a new cluster; 0: DefaultBuckets
+	Zone, Host string
+	Version    string // of the program
+
+	Logger   *slog.Logger
+	Registry *prometheus.Registry // nil: one of its own
+
+	// For tests.
+	FS       disk.FS       // of the Raft log; nil: the machine's
+	Dialer   rpc.Dialer    // nil: TCP
+	Tick     time.Duration // of Raft; 0: its default
+	DropWait time.Duration // how long a dead chunk's record stays; 0: 30 s
+}
+
+// Server is a running master.
+type Server struct {
+	metapb.UnimplementedMetaServer
+	metapb.UnimplementedClusterServer
+	metapb.UnimplementedRaftServer
+	adminpb.UnimplementedAdminServer
+
+	cfg       Config
+	logger    *slog.Logger
+	id        identity
+	cluster   atomic.Uint64
+	lock      io.Closer
+	pool      *rpc.Pool
+	node      *replica.Node
+	transport *transport
+	grpc      *grpc.Server
+	listener  net.Listener
+	addr      string // advertised
+	admin     *admin.Server
+	clock     clock
+	leading   atomic.Pointer[leadership] // nil while this master does not lead
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	once   sync.Once
+
+	mu     sync.Mutex
+	gossip *gossip.Node // +checklocks:mu — nil before it has joined
+}
+
+// Start opens the master's state and begins to serve. ctx is for the start only.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Name == "" {
+		return nil, errors.New("a master needs a name: set --name")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.SessionTTL == 0 {
+		cfg.SessionTTL = DefaultSessionTTL
+	}
+	if cfg.Buckets == 0 {
+		cfg.Buckets = DefaultBuckets
+	}
+	if cfg.Buckets > 1<<16 {
+		return nil, fmt.Errorf("%d placement groups per layout: at most %d", cfg.Buckets, 1<<16)
+	}
+	if cfg.FS == nil {
+		cfg.FS = disk.OS()
+	}
+	if cfg.DropWait == 0 {
+		cfg.DropWait = dropWait
+	}
+	s := &Server{cfg: cfg, logger: cfg.Logger}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.release(false))
+	}
+	return s, nil
+}
+
+func (s *Server) start() (err error) {
+	local := disk.OS()
+	if err := local.MkdirAll(s.cfg.Dir); err != nil {
+		return err
+	}
+	if s.lock, err = local.Lock(filepath.Join(s.cfg.Dir, "lock")); err != nil {
+		return fmt.Errorf("the folder %s is in use: %w", s.cfg.Dir, err)
+	}
+	if s.id, err = identify(local, &s.cfg); err != nil {
+		return err
+	}
+	s.cluster.Store(uint64(s.id.Cluster))
+	if s.listener, err = net.Listen("tcp", s.cfg.Listen); err != nil {
+		return fmt.Errorf("listen for masters and clients: %w", err)
+	}
+	if s.addr = s.cfg.Advertise; s.addr == "" {
+		s.addr = s.listener.Addr().String()
+	}
+	s.pool = rpc.NewPool(s.id.Cluster, s.cfg.Dialer)
+	s.transport = newTransport(s)
+	if s.node, err = replica.Start(replica.Config{
+		ID: s.id.Node, Dir: s.cfg.Dir, FS: s.cfg.FS, Bootstrap: s.cfg.Bootstrap, Transport: s.transport, Logger: s.logger, Tick: s.cfg.Tick,
+	}); err != nil {
+		return err
+	}
+	if err := s.startAdmin(); err != nil {
+		return err
+	}
+	s.grpc = grpc.NewServer(rpc.ServerOptions(s.clusterID, metapb.Cluster_JoinMaster_FullMethodName,
+		metapb.Raft_Messages_FullMethodName, metapb.Raft_Snapshot_FullMethodName)...)
+	metapb.RegisterMetaServer(s.grpc, s)
+	metapb.RegisterClusterServer(s.grpc, s)
+	metapb.RegisterRaftServer(s.grpc, s)
+	adminpb.RegisterAdminServer(s.grpc, s)
+	s.wg.Go(func() {
+		if err := s.grpc.Serve(s.listener); err != nil && s.ctx.Err() == nil {
+			s.logger.Error("the gRPC service ended", "err", err)
+		}
+	})
+	s.wg.Go(s.member)
+	s.wg.Go(s.lead)
+	return nil
+}
+
+func (s *Server) startAdmin() (err error) {
+	registry := s.cfg.Registry
+	if registry == nil {
+		registry = admin.NewRegistry()
+	}
+	register(registry, s)
+	if s.cfg.AdminListen == "" {
+		return nil
+	}
+	if s.admin, err = admin.Serve(s.cfg.AdminListen, registry, s.health); err != nil {
+		return err
+	}
+	s.logger.Info("admin", "address", s.admin.Addr())
+	return nil
+}
+
+// health is what /healthz says: a master that knows no leader cannot serve.
+func (s *Server) health() error {
+	if err := s.node.Err(); err != nil {
+		return err
+	}
+	if st := s.node.Status(); !st.Leading && st.Leader == 0 {
+		return errors.New("no master leads now")
+	}
+	return nil
+}
+
+func (s *Server) clusterID() dfs.ClusterID { return dfs.ClusterID(s.cluster.Load()) }
+
+// Addr is the address that others reach it by.
+func (s *Server) Addr() string { return s.addr }
+
+// Name of the master.
+func (s *Server) Name() string { return s.cfg.Name }
+
+// Leading reports whether this master leads.
+func (s *Server) Leading() bool { return s.node.Status().Leading }
+
+// Done is closed when the master has stopped by itself; Err says why.
+func (s *Server) Done() <-chan struct{} { return s.node.Done() }
+
+// Err is why it stopped by itself.
+func (s *Server) Err() error { return s.node.Err() }
+
+// Close hands leadership over, ends all that runs, and closes the state.
+func (s *Server) Close() error {
+	if s.node != nil && s.node.Status().Leading {
+		ctx, cancel := context.WithTimeout(s.ctx, stopTimeout)
+		if err := s.handOver(ctx); err != nil {
+			s.logger.Info("leadership not handed over", "err", err)
+		}
+		cancel()
+	}
+	return s.release(false)
+}
+
+// Abandon ends the master as a crash would: nothing is flushed and nobody told. For
+// tests.
+func (s *Server) Abandon() error { return s.release(true) }
+
+// release ends what was started, in reverse order.
+func (s *Server) release(crash bool) (err error) {
+	s.once.Do(func() {
+		s.cancel()
+		if s.grpc != nil {
+			s.grpc.Stop()
+		} else if s.listener != nil {
+			err = errors.Join(err, s.listener.Close())
+		}
+		if s.transport != nil {
+			s.transport.close()
+		}
+		if s.node != nil {
+			end := s.node.Close
+			if crash {
+				end = s.node.Abandon
+			}
+			err = errors.Join(err, end())
+		}
+		s.wg.Wait()
+		s.mu.Lock()
+		g := s.gossip
+		s.mu.Unlock()
+		if g != nil {
+			err = errors.Join(err, g.Close())
+		}
+		if s.admin != nil {
+			err = errors.Join(err, s.admin.Close())
+		}
+		if s.pool != nil {
+			err = errors.Join(err, s.pool.Close())
+		}
+		if s.lock != nil {
+			err = errors.Join(err, s.lock.Close())
+		}
+	})
+	return err
+}
+
+// handOver gives leadership to the voter that is furthest.
+func (s *Server) handOver(ctx context.Context) error {
+	peers, _, err := s.node.Peers(ctx)
+	if err != nil {
+		return err
+	}
+	var best replica.Peer
+	for _, p := range peers {
+		if p.ID != s.id.Node && p.Role == replica.Voter && p.Active && p.Match >= best.Match {
+			best = p
+		}
+	}
+	if best.ID == 0 {
+		return errors.New("no other master can take it")
+	}
+	return s.node.Transfer(ctx, best.ID)
+}
+
+// clock stamps changes. It never goes back, so that a file's ctime does not.
+type clock struct {
+	mu   sync.Mutex
+	last dfs.Time // +checklocks:mu
+}
+
+func (c *clock) now() dfs.Time {
+	t := dfs.TimeOf(time.Now())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.Compare(c.last) < 0 {
+		return c.last
+	}
+	c.last = t
+	return t
+}
+
+// propose makes a change of the masters themselves.
+func (s *Server) propose(ctx context.Context, op meta.Op) (meta.Reply, error) {
+	return s.node.Propose(ctx, meta.Command{Time: s.clock.now(), Op: op})
+}
+
+// failure turns what the replica says into what a caller understands: who leads,
+// or to try again.
+func (s *Server) failure(err error) error {
+	var other *replica.NotLeaderError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &other):
+		return rpc.NotLeader(other.Leader, s.transport.addrOf(other.Leader))
+	case errors.Is(err, replica.ErrUnknown), errors.Is(err, replica.ErrBusy), errors.Is(err, replica.ErrStopped):
+		return rpc.Unavailable("%v", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return rpc.Unavailable("no answer from a majority of the masters: %v", err)
+	}
+	return err
+}
+
+// read does a linearizable read.
+func (s *Server) read(ctx context.Context, fn func(meta.View) error) error {
+	return s.failure(s.node.Read(ctx, fn))
+}
+
+// verdict tells a verdict from a failure.
+func verdict(err error) (uint32, error) {
+	var errno dfs.Errno
+	if errors.As(err, &errno) {
+		return uint32(errno), nil
+	}
+	return 0, err
+}

@@ -1,0 +1,416 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"dfs"
+	"dfs/meta"
+	"dfs/meta/replica"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Bounds of the transport.
+const (
+	peerQueueMax      = 512                    // batches of messages to one master that wait; more are dropped
+	peersMax          = 64                     // masters that are known
+	redialAfter       = 100 * time.Millisecond // between streams to a master that does not take one
+	snapshotPartBytes = 1 << 20
+	snapshotFilesMax  = 1 << 20
+)
+
+// Metadata that a stream of messages begins with: who sends, and where he is. A
+// master that has no state yet learns from it whom to answer.
+const (
+	fromKey = "dfs-raft-node"
+	addrKey = "dfs-raft-addr"
+)
+
+// transport carries Raft's messages: one stream to each master, in order, and
+// never in the way of the goroutine that runs Raft.
+type transport struct {
+	s      *Server
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	addrs map[dfs.NodeID]string // +checklocks:mu
+	peers map[dfs.NodeID]*peer  // +checklocks:mu
+}
+
+var _ replica.Transport = (*transport)(nil)
+
+// peer is another master and the messages to it.
+type peer struct {
+	id    dfs.NodeID
+	queue chan []*raftpb.Message
+}
+
+func newTransport(s *Server) *transport {
+	t := &transport{s: s, addrs: map[dfs.NodeID]string{}, peers: map[dfs.NodeID]*peer{}}
+	t.ctx, t.cancel = context.WithCancel(s.ctx)
+	return t
+}
+
+// learn remembers where a master is.
+func (t *transport) learn(id dfs.NodeID, addr string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if id == 0 || addr == "" || id == t.s.id.Node {
+		return
+	}
+	if _, known := t.addrs[id]; known || len(t.addrs) < peersMax {
+		t.addrs[id] = addr
+	}
+}
+
+// addrOf is where a master is; empty when that is not known.
+func (t *transport) addrOf(id dfs.NodeID) string {
+	if id == t.s.id.Node {
+		return t.s.addr
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.addrs[id]
+}
+
+// refresh learns the masters that the state names.
+func (t *transport) refresh() {
+	var masters []meta.Master
+	err := t.s.node.LocalRead(func(v meta.View) (err error) {
+		masters, err = v.Masters()
+		return err
+	})
+	if err != nil {
+		t.s.logger.Warn("cannot read the list of masters", "err", err)
+		return
+	}
+	for _, m := range masters {
+		t.learn(m.ID, m.Addr)
+	}
+}
+
+// Send implements replica.Transport.
+func (t *transport) Send(messages []*raftpb.Message) {
+	for len(messages) > 0 {
+		to := messages[0].GetTo()
+		n := 1
+		for n < len(messages) && messages[n].GetTo() == to {
+			n++
+		}
+		if p := t.peer(dfs.NodeID(to)); p != nil {
+			select {
+			case p.queue <- messages[:n:n]:
+			default: // raft sends again
+			}
+		}
+		messages = messages[n:]
+	}
+}
+
+func (t *transport) peer(id dfs.NodeID) *peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[id]
+	if p == nil && t.ctx.Err() == nil && len(t.peers) < peersMax {
+		p = &peer{id: id, queue: make(chan []*raftpb.Message, peerQueueMax)}
+		t.peers[id] = p
+		t.wg.Go(func() { t.run(p) })
+	}
+	return p
+}
+
+func (t *transport) close() {
+	t.cancel()
+	t.wg.Wait()
+}
+
+// run keeps a stream to a master, and sends what is queued.
+func (t *transport) run(p *peer) {
+	for t.ctx.Err() == nil {
+		err := t.stream(p)
+		if t.ctx.Err() != nil {
+			return
+		}
+		t.s.logger.Debug("no stream to a master", "node", p.id, "err", err)
+		t.s.node.Unreachable(p.id)
+		t.refresh() // it may have moved
+		select {
+		case <-time.After(redialAfter):
+		case <-t.ctx.Done():
+		}
+		drain(p.queue)
+	}
+}
+
+func drain(queue chan []*raftpb.Message) {
+	for range peerQueueMax {
+		select {
+		case <-queue:
+		default:
+			return
+		}
+	}
+}
+
+var errUnknownMaster = errors.New("its address is not known")
+
+func (t *transport) client(id dfs.NodeID) (metapb.RaftClient, error) {
+	addr := t.addrOf(id)
+	if addr == "" {
+		return nil, errUnknownMaster
+	}
+	conn, err := t.s.pool.Conn(addr)
+	if err != nil {
+		return nil, err
+	}
+	return metapb.NewRaftClient(conn), nil
+}
+
+func (t *transport) stream(p *peer) error {
+	client, err := t.client(p.id)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.signed(t.ctx))
+	defer cancel()
+	out, err := client.Messages(ctx)
+	if err != nil {
+		return err
+	}
+	// The other end says nothing until it closes.
+	closed := make(chan error, 1)
+	t.wg.Go(func() { closed <- out.RecvMsg(&metapb.RaftDone{}) })
+	for {
+		select {
+		case messages := <-p.queue:
+			for _, m := range messages {
+				data, err := proto.Marshal(m)
+				if err != nil {
+					return err
+				}
+				if err := out.Send(&metapb.RaftMessage{To: uint64(p.id), Data: data}); err != nil {
+					cancel()
+					return errors.Join(err, <-closed)
+				}
+			}
+		case err := <-closed:
+			return err
+		case <-t.ctx.Done():
+			return t.ctx.Err()
+		}
+	}
+}
+
+func (t *transport) signed(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, fromKey, strconv.FormatUint(uint64(t.s.id.Node), 16), addrKey, t.s.addr)
+}
+
+// hear learns from a stream's metadata who sends.
+func (t *transport) hear(ctx context.Context) {
+	from, addr := metadata.ValueFromIncomingContext(ctx, fromKey), metadata.ValueFromIncomingContext(ctx, addrKey)
+	if len(from) != 1 || len(addr) != 1 {
+		return
+	}
+	if id, err := strconv.ParseUint(from[0], 16, 64); err == nil {
+		t.learn(dfs.NodeID(id), addr[0])
+	}
+}
+
+// Messages takes another master's messages.
+func (s *Server) Messages(in metapb.Raft_MessagesServer) error {
+	s.transport.hear(in.Context())
+	for {
+		m, err := in.Recv()
+		if err != nil {
+			return endOfStream(err)
+		}
+		if dfs.NodeID(m.To) != s.id.Node {
+			return status.Errorf(codes.NotFound, "this is master %v, not %v", s.id.Node, dfs.NodeID(m.To))
+		}
+		var message raftpb.Message
+		err = proto.Unmarshal(m.Data, &message)
+		rpc.Free(m.Data)
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "raft message: %v", err)
+		}
+		if message.GetType() == raftpb.MsgSnap {
+			return status.Error(codes.InvalidArgument, "a snapshot does not travel as a message")
+		}
+		s.node.Step(&message)
+	}
+}
+
+func endOfStream(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// SendSnapshot implements replica.Transport.
+func (t *transport) SendSnapshot(ctx context.Context, m *raftpb.Message, dir string) error {
+	client, err := t.client(dfs.NodeID(m.GetTo()))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.signed(ctx))
+	defer cancel()
+	out, err := client.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	message, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	send := func(p *metapb.SnapshotPart) error {
+		if err := out.Send(p); err != nil {
+			_, cause := out.CloseAndRecv()
+			return errors.Join(err, cause)
+		}
+		return nil
+	}
+	if err := send(&metapb.SnapshotPart{To: m.GetTo(), Message: message}); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if !f.Type().IsRegular() {
+			continue
+		}
+		if err := sendFile(filepath.Join(dir, f.Name()), f.Name(), send); err != nil {
+			return err
+		}
+	}
+	if err := send(&metapb.SnapshotPart{Last: true}); err != nil {
+		return err
+	}
+	_, err = out.CloseAndRecv()
+	return err
+}
+
+func sendFile(path, name string, send func(*metapb.SnapshotPart) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for first := true; ; first = false {
+		data := make([]byte, snapshotPartBytes) // gRPC keeps it until it is sent
+		n, err := io.ReadFull(f, data)
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		if n == 0 && !first {
+			return nil
+		}
+		part := &metapb.SnapshotPart{Data: data[:n], Crc: dfs.CRC(data[:n])}
+		if first {
+			part.File = name
+		}
+		if err := send(part); err != nil {
+			return err
+		}
+		if n < len(data) {
+			return nil
+		}
+	}
+}
+
+// Snapshot takes a checkpoint from the leader and installs it.
+func (s *Server) Snapshot(in metapb.Raft_SnapshotServer) error {
+	s.transport.hear(in.Context())
+	first, err := in.Recv()
+	if err != nil {
+		return endOfStream(err)
+	}
+	if dfs.NodeID(first.To) != s.id.Node {
+		return status.Errorf(codes.NotFound, "this is master %v, not %v", s.id.Node, dfs.NodeID(first.To))
+	}
+	var message raftpb.Message
+	if err := proto.Unmarshal(first.Message, &message); err != nil {
+		return status.Errorf(codes.InvalidArgument, "raft message: %v", err)
+	}
+	fill := func(dir string) error { return receiveFiles(in, dir) }
+	if err := s.node.ReceiveSnapshot(in.Context(), &message, fill); err != nil {
+		return status.Errorf(codes.Aborted, "snapshot: %v", err)
+	}
+	s.transport.refresh()
+	return in.SendAndClose(&metapb.RaftDone{})
+}
+
+// receiveFiles writes what comes into dir, and syncs it.
+func receiveFiles(in metapb.Raft_SnapshotServer, dir string) (err error) {
+	var file *os.File
+	finish := func() error {
+		if file == nil {
+			return nil
+		}
+		f := file
+		file = nil
+		return errors.Join(f.Sync(), f.Close())
+	}
+	defer func() { err = errors.Join(err, finish()) }()
+	for files := 0; ; {
+		part, err := in.Recv()
+		if err != nil {
+			return fmt.Errorf("it ended before its last part: %w", err)
+		}
+		if part.Last {
+			if err := finish(); err != nil {
+				return err
+			}
+			return syncDir(dir)
+		}
+		if dfs.CRC(part.Data) != part.Crc {
+			return fmt.Errorf("a part was damaged on the way: %w", dfs.EIO)
+		}
+		if part.File != "" {
+			// A name from outside must not leave the folder.
+			if files++; files > snapshotFilesMax || part.File != filepath.Base(part.File) || part.File == "." || part.File == ".." {
+				return fmt.Errorf("file name %q: %w", part.File, dfs.EINVAL)
+			}
+			if err := finish(); err != nil {
+				return err
+			}
+			if file, err = os.OpenFile(filepath.Join(dir, part.File), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+				return err
+			}
+		}
+		if file == nil {
+			return fmt.Errorf("bytes before a file's name: %w", dfs.EINVAL)
+		}
+		_, err = file.Write(part.Data)
+		rpc.Free(part.Data)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

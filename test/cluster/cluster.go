@@ -1,0 +1,380 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	chunkserver "dfs/chunk/server"
+	"dfs/client"
+	metaserver "dfs/meta/server"
+	"dfs/proto/adminpb"
+	"dfs/rpc"
+)
+
+// healthyTimeout is how long a cluster may take to be what a test waits for, on a
+// machine that runs other tests as well.
+const healthyTimeout = 60 * time.Second
+
+// pollInterval is between two looks at something that a test waits for.
+const pollInterval = 20 * time.Millisecond
+
+// Options of a cluster.
+type Options struct {
+	Masters      int // 0: 3
+	ChunkServers int // 0: none
+	// Late masters are given an address and a name, but are not started.
+	Late           int
+	SessionTTL     time.Duration // 0: the masters' default
+	DropWait       time.Duration // 0: the masters' default
+	ReportInterval time.Duration // of chunk servers; 0: their default
+	Tick           time.Duration // of Raft; 0: its default
+}
+
+// Cluster is a running cluster. It ends with its test.
+type Cluster struct {
+	Pool *rpc.Pool // for calls of the test's own
+
+	t       testing.TB
+	o       Options
+	dir     string
+	logger  *slog.Logger
+	finder  *rpc.Masters
+	masters []*master
+	chunks  []*chunk
+}
+
+// master is one of the masters; server is nil while it does not run.
+type master struct {
+	name, addr, dir string
+	server          *metaserver.Server
+}
+
+type chunk struct {
+	name, addr, dir string
+	server          *chunkserver.Server
+}
+
+// Start starts a cluster and waits until all masters vote and all chunk servers are
+// up.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	if o.Masters == 0 {
+		o.Masters = 3
+	}
+	c := &Cluster{t: t, o: o, dir: t.TempDir(), Pool: rpc.NewPool(0, nil)}
+	c.logger = c.log()
+	addrs := freeAddrs(t, o.Masters+o.Late+o.ChunkServers)
+	for i, addr := range addrs[:o.Masters+o.Late] {
+		name := fmt.Sprintf("master-%d", i+1)
+		c.masters = append(c.masters, &master{name: name, addr: addr, dir: filepath.Join(c.dir, name)})
+	}
+	for i, addr := range addrs[o.Masters+o.Late:] {
+		name := fmt.Sprintf("chunk-%d", i+1)
+		c.chunks = append(c.chunks, &chunk{name: name, addr: addr, dir: filepath.Join(c.dir, name)})
+	}
+	c.finder = rpc.NewMasters(c.Pool, c.Masters(), c.logger)
+	t.Cleanup(c.close)
+	for _, m := range c.masters[:o.Masters] {
+		c.startMaster(m)
+	}
+	for _, s := range c.chunks {
+		c.startChunk(s)
+	}
+	c.WaitHealthy()
+	return c
+}
+
+// log writes what the daemons say into a file, which is shown when the test fails.
+func (c *Cluster) log() *slog.Logger {
+	f, err := os.CreateTemp(c.dir, "log")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		if c.t.Failed() {
+			b, err := os.ReadFile(f.Name())
+			const most = 24 << 10
+			c.t.Logf("log (%v):\n%s", err, b[max(0, len(b)-most):])
+		}
+		f.Close()
+	})
+	return slog.New(slog.NewTextHandler(&lines{w: f}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// lines is a file for many writers.
+type lines struct {
+	mu sync.Mutex
+	w  io.Writer // +checklocks:mu
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// freeAddrs picks ports that nobody listens on now. They stay the servers' over
+// restarts.
+func freeAddrs(t testing.TB, n int) (addrs []string) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // after all are chosen, so that they differ
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
+}
+
+func (c *Cluster) startMaster(m *master) {
+	c.t.Helper()
+	cfg := metaserver.Config{
+		Name: m.name, Dir: m.dir, Listen: m.addr, GossipListen: "127.0.0.1:0", Expected: c.o.Masters,
+		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
+	}
+	if _, err := os.Stat(m.dir); m == c.masters[0] && errors.Is(err, os.ErrNotExist) {
+		cfg.Bootstrap = true
+	} else if m != c.masters[0] {
+		cfg.Join = []string{c.masters[0].addr, c.masters[min(1, len(c.masters)-1)].addr}
+	}
+	s, err := metaserver.Start(context.Background(), cfg)
+	if err != nil {
+		c.t.Fatalf("%s: %v", m.name, err)
+	}
+	m.server = s
+}
+
+func (c *Cluster) startChunk(s *chunk) {
+	c.t.Helper()
+	server, err := chunkserver.Start(context.Background(), chunkserver.Config{
+		Name: s.name, Dirs: []string{s.dir}, Listen: s.addr, GossipListen: "127.0.0.1:0", Masters: c.Masters(), Host: s.name, Weight: 1,
+		ReportInterval: c.o.ReportInterval, Version: "test", Logger: c.logger.With("node", s.name),
+	})
+	if err != nil {
+		c.t.Fatalf("%s: %v", s.name, err)
+	}
+	s.server = server
+}
+
+func (c *Cluster) close() {
+	var errs []error
+	for _, s := range c.chunks {
+		if s.server != nil {
+			errs = append(errs, s.server.Close())
+		}
+	}
+	errs = append(errs, c.finder.Close())
+	for _, m := range c.masters {
+		if m.server != nil {
+			errs = append(errs, m.server.Close())
+		}
+	}
+	if err := errors.Join(append(errs, c.Pool.Close())...); err != nil {
+		c.t.Errorf("end of the cluster: %v", err)
+	}
+}
+
+// Masters are the addresses of all masters, running or not.
+func (c *Cluster) Masters() (addrs []string) {
+	for _, m := range c.masters {
+		addrs = append(addrs, m.addr)
+	}
+	return addrs
+}
+
+// Master is a running master; nil when it does not run.
+func (c *Cluster) Master(name string) *metaserver.Server {
+	for _, m := range c.masters {
+		if m.name == name {
+			return m.server
+		}
+	}
+	return nil
+}
+
+// ChunkServer is a running chunk server; nil when it does not run.
+func (c *Cluster) ChunkServer(name string) *chunkserver.Server {
+	for _, s := range c.chunks {
+		if s.name == name {
+			return s.server
+		}
+	}
+	return nil
+}
+
+// Leader waits for a leading master and tells its name.
+func (c *Cluster) Leader() string {
+	c.t.Helper()
+	name := ""
+	c.Eventually("a leading master", func() error {
+		name = ""
+		for _, m := range c.masters {
+			if m.server != nil && m.server.Leading() {
+				name = m.name
+			}
+		}
+		if name == "" {
+			return errors.New("nobody leads")
+		}
+		return nil
+	})
+	return name
+}
+
+// Kill ends a server as a crash would.
+func (c *Cluster) Kill(name string) {
+	c.t.Helper()
+	var err error
+	switch m, s := c.find(name); {
+	case m != nil && m.server != nil:
+		err = m.server.Abandon()
+		m.server = nil
+	case s != nil && s.server != nil:
+		err = s.server.Close()
+		s.server = nil
+	default:
+		c.t.Fatalf("%s does not run", name)
+	}
+	if err != nil {
+		c.t.Errorf("kill %s: %v", name, err)
+	}
+}
+
+// Restart starts a server on its data, or a late one for the first time.
+func (c *Cluster) Restart(name string) {
+	c.t.Helper()
+	switch m, s := c.find(name); {
+	case m != nil && m.server == nil:
+		c.startMaster(m)
+	case s != nil && s.server == nil:
+		c.startChunk(s)
+	default:
+		c.t.Fatalf("%s runs", name)
+	}
+}
+
+func (c *Cluster) find(name string) (*master, *chunk) {
+	for _, m := range c.masters {
+		if m.name == name {
+			return m, nil
+		}
+	}
+	for _, s := range c.chunks {
+		if s.name == name {
+			return nil, s
+		}
+	}
+	c.t.Fatalf("no server is named %s", name)
+	return nil, nil
+}
+
+// Call calls the leading master, with retries, for at most a minute.
+func (c *Cluster) Call(fn func(ctx context.Context, conn *grpc.ClientConn) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), healthyTimeout)
+	defer cancel()
+	return c.finder.Call(ctx, fn)
+}
+
+// Status is what the leading master says of the cluster.
+func (c *Cluster) Status() (*adminpb.StatusReply, error) {
+	var reply *adminpb.StatusReply
+	err := c.Call(func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		reply, err = adminpb.NewAdminClient(conn).Status(ctx, &adminpb.StatusRequest{})
+		return err
+	})
+	return reply, err
+}
+
+// WaitHealthy waits until all masters that run vote and all chunk servers that run
+// are up. With fewer chunk servers than the default policy wants, that is all.
+func (c *Cluster) WaitHealthy() {
+	c.t.Helper()
+	c.Eventually("a healthy cluster", func() error {
+		st, err := c.Status()
+		if err != nil {
+			return err
+		}
+		up, voters := 0, 0
+		for _, s := range st.Servers {
+			if s.State == "up" {
+				up++
+			}
+		}
+		for _, m := range st.Masters {
+			if m.Alive && m.Role != "learner" {
+				voters++
+			}
+		}
+		runMasters, runChunks := 0, 0
+		for _, m := range c.masters {
+			if m.server != nil {
+				runMasters++
+			}
+		}
+		for _, s := range c.chunks {
+			if s.server != nil {
+				runChunks++
+			}
+		}
+		whole := runMasters >= c.o.Masters && runChunks == len(c.chunks) && runChunks >= 3
+		if voters < runMasters || up != runChunks || whole && st.Health != "ok" {
+			return fmt.Errorf("health %s, %d of %d masters vote, %d of %d chunk servers are up: %s", st.Health, voters, runMasters, up, runChunks, reasons(st))
+		}
+		return nil
+	})
+}
+
+func reasons(st *adminpb.StatusReply) string {
+	var all []string
+	for _, r := range st.Reasons {
+		all = append(all, r.Code+": "+r.Message)
+	}
+	return strings.Join(all, "; ")
+}
+
+// Eventually waits until fn returns nil.
+func (c *Cluster) Eventually(what string, fn func() error) {
+	c.t.Helper()
+	deadline := time.Now().Add(healthyTimeout)
+	for {
+		err := fn()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("no %s within %v: %v", what, healthyTimeout, err)
+		}
+		time.Sleep(pollInterval)
+	}
+}
+
+// Client dials a client, which is closed with the test.
+func (c *Cluster) Client() *client.FS {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), healthyTimeout)
+	defer cancel()
+	fs, err := client.Dial(ctx, client.Config{Masters: c.Masters(), Host: "test", Mountpoint: "/test", OpTimeout: 30 * time.Second, Logger: c.logger.With("node", "client")})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		if err := fs.Close(); err != nil {
+			c.t.Errorf("close of the client: %v", err)
+		}
+	})
+	return fs
+}
