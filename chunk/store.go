@@ -39,7 +39,8 @@ type Config struct {
 	Reserve uint64        // bytes of each disk that appends leave free; 0: a twentieth of it, at most 1 GiB
 	Logger  *slog.Logger  // nil: none
 
-	FilesMax int // fragment files kept open; 0: 1024
+	FilesMax     int           // fragment files kept open; 0: 1024
+	LookInterval time.Duration // between looks at the free space; 0: 1 s
 }
 
 // Store is the fragments that one server holds. Its methods may be called by many
@@ -109,7 +110,7 @@ func Open(cfg Config) (*Store, error) {
 		s.unlock()
 		return nil, err
 	}
-	s.wg.Go(s.look)
+	s.wg.Go(func() { s.look(cmp.Or(cfg.LookInterval, lookInterval)) })
 	return s, nil
 }
 
@@ -361,8 +362,8 @@ func (s *Store) unlock() error {
 }
 
 // look keeps the figures of free space fresh.
-func (s *Store) look() {
-	t := time.NewTicker(lookInterval)
+func (s *Store) look(interval time.Duration) {
+	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
 		select {

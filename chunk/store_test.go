@@ -7,6 +7,7 @@ import (
 	"path"
 	"sync"
 	"testing"
+	"time"
 
 	"dfs"
 	"dfs/chunk"
@@ -31,6 +32,16 @@ func open(t testing.TB, fs disk.FS, cfg chunk.Config) *chunk.Store {
 		}
 	})
 	return s
+}
+
+func waitFor(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // record makes a record of n random bytes in copies=3.
@@ -291,12 +302,15 @@ func TestAppendsThatComeDuringASyncShareTheNext(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
 	off := appendOK(t, s, record(1, 1, dfs.FirstRecord, 40000)) // large enough that no zeros are written ahead
-	disktest.Fail(t, m, "sync *.0 delay=50ms times=1")
+	var all []chunk.Record
+	for i := range 50 {
+		all = append(all, record(uint64(2+i), 1, off, 40000))
+		off += uint32(dfs.RecordSpace(40000))
+	}
+	disktest.Fail(t, m, "sync *.0 delay=200ms times=1")
 	before := s.Stats().Syncs
 	var wg sync.WaitGroup
-	for i := range 50 {
-		r := record(uint64(2+i), 1, off, 40000)
-		off += uint32(dfs.RecordSpace(40000))
+	for _, r := range all {
 		wg.Add(1)
 		s.Submit(r, func(_ uint32, err error) {
 			defer wg.Done()
@@ -355,13 +369,9 @@ func TestOpenFilesAreBounded(t *testing.T) {
 
 func TestNewChunksGoToTheEmptiestDisk(t *testing.T) {
 	m := disk.NewMem()
-	s := open(t, m, chunk.Config{Dirs: []string{"/a", "/b"}})
+	s := open(t, m, chunk.Config{Dirs: []string{"/a", "/b"}, LookInterval: time.Millisecond})
 	disktest.Fail(t, m, "usage a")
-	for tries := 0; s.Check() == nil; tries++ { // it is looked at every second
-		if tries > 1e9 {
-			t.Fatal("nobody noticed that a disk is gone")
-		}
-	}
+	waitFor(t, "somebody notices that a disk is gone", func() bool { return s.Check() != nil })
 	r := record(1, 1, dfs.FirstRecord, 100)
 	appendOK(t, s, r)
 	if info, _ := s.Stat(r.Chunk); info.Dir != "/b" {

@@ -41,7 +41,7 @@ type master struct {
 	free     map[uint64]bool
 }
 
-func startMaster(t *testing.T, addr string) *master {
+func startMaster(t testing.TB, addr string) *master {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -113,7 +113,7 @@ func (m *master) ReportChunks(_ context.Context, req *metapb.ReportChunksRequest
 	return reply, nil
 }
 
-func waitFor(t *testing.T, what string, cond func() bool) {
+func waitFor(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !cond(); {
 		if time.Now().After(deadline) {
@@ -128,7 +128,7 @@ type node struct {
 	fs *disk.Mem
 }
 
-func startServer(t *testing.T, masterAddr string, i int, change ...func(*server.Config)) node {
+func startServer(t testing.TB, masterAddr string, i int, change ...func(*server.Config)) node {
 	t.Helper()
 	fs := disk.NewMem()
 	cfg := server.Config{
@@ -170,7 +170,7 @@ func cluster(t *testing.T, n int) (*master, []node, *rpc.Pool) {
 	return m, nodes, pool
 }
 
-func client(t *testing.T, pool *rpc.Pool, addr string) chunkpb.ChunkClient {
+func client(t testing.TB, pool *rpc.Pool, addr string) chunkpb.ChunkClient {
 	t.Helper()
 	conn, err := pool.Conn(addr)
 	if err != nil {
