@@ -128,6 +128,7 @@ func Group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 		return Usagef("unknown command %q for %q%s", args[0], c.CommandPath(), hint)
 	}
 	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
 	return cmd
 }
 

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"dfs/internal/cli"
+)
+
+// A healthCode is one reason for which a cluster is not healthy. The masters give
+// the code and what is the matter now; this is what it means in general.
+type healthCode struct {
+	code    string
+	meaning string
+	next    string
+}
+
+// healthCodes lists what a status can name; a test compares it with the masters'.
+var healthCodes = []healthCode{
+	{"MASTER_DOWN", "A master does not answer. A majority still works: nothing is lost and service goes on, but the next loss may end it.", "start dfs-master there again with its own folder; if its disk is lost, dfs master remove NAME and add an empty one"},
+	{"MASTER_FEW", "Fewer masters than the cluster was made for: it survives fewer losses than planned.", "start the missing masters with --join"},
+	{"NO_CHUNK_SERVERS", "No chunk server has joined: folders and names work, data cannot be written.", "start dfs-chunk with --masters on at least as many machines as the policy has copies"},
+	{"SERVER_DOWN", "A chunk server does not answer. Its data is served from the other copies.", "start dfs-chunk there again with its own folders"},
+	{"SERVER_FULL", "A chunk server has no free space above its reserve: it takes no new data; reads and deletes go on.", "delete files, or add servers or disks"},
+	{"PG_DEGRADED", "Some placement groups have fewer servers than their policy wants: data is safe, with less redundancy.", "bring the servers that are down back"},
+	{"PG_UNWRITABLE", "Some placement groups have too few servers for writes: programs that write there wait.", "bring the servers that are down back"},
+	{"POLICY_UNSATISFIED", "A policy in use wants more servers than the cluster has.", "add chunk servers"},
+}
+
+// healthView is the schema of `dfs health explain -o json`.
+type healthView struct {
+	Schema  string       `json:"schema"` // dfs.health/v1
+	Code    string       `json:"code"`
+	Meaning string       `json:"meaning"`
+	Next    string       `json:"next"`
+	Here    []reasonView `json:"here"` // what it is about in this cluster now
+}
+
+func newHealth(g *global) *cobra.Command {
+	explain := &cobra.Command{
+		Use:     "explain CODE",
+		Short:   "What a health code means, its cause here, and what to do",
+		Example: "  dfs health explain SERVER_DOWN",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := explainCode(args[0])
+			if err != nil {
+				return err
+			}
+			// Without a cluster the general meaning is still worth having.
+			if status, err := g.fetchStatus(cmd.Context()); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "the cause here is not known:", err)
+			} else {
+				for _, r := range status.Reasons {
+					if r.Code == v.Code {
+						v.Here = append(v.Here, r)
+					}
+				}
+			}
+			return g.emit(cmd, v, v.table(), nil)
+		},
+	}
+	return cli.Group(&cobra.Command{Use: "health", Short: "Health codes"}, explain)
+}
+
+func explainCode(code string) (healthView, error) {
+	code = strings.ToUpper(code)
+	i := slices.IndexFunc(healthCodes, func(c healthCode) bool { return c.code == code })
+	if i < 0 {
+		var known []string
+		for _, c := range healthCodes {
+			known = append(known, c.code)
+		}
+		return healthView{}, cli.Usagef("no health code %s: there are %s", code, strings.Join(known, ", "))
+	}
+	c := healthCodes[i]
+	return healthView{Schema: "dfs.health/v1", Code: c.code, Meaning: c.meaning, Next: c.next, Here: []reasonView{}}, nil
+}
+
+func (v healthView) table() table {
+	t := table{columns: []string{"CODE", v.Code}, rows: [][]string{{"meaning", v.Meaning}, {"next", v.Next}}}
+	for _, r := range v.Here {
+		t.rows = append(t.rows, []string{"here", r.Message})
+	}
+	return t
+}
