@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -22,7 +25,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitcode},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitcode, "waitcluster": waitCluster},
 	})
 }
 
@@ -44,4 +47,25 @@ func exitcode(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// waitCluster waits until the cluster of a `dfs dev` in the folder is healthy, and
+// sets MASTERS: waitcluster DIR.
+func waitCluster(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitcluster DIR")
+	}
+	deadline := time.Now().Add(time.Minute)
+	for ; time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		masters, err := os.ReadFile(ts.MkAbs(filepath.Join(args[0], "masters")))
+		if err != nil {
+			continue
+		}
+		ts.Setenv("MASTERS", strings.TrimSpace(string(masters)))
+		err = ts.Exec("dfs", "status", "-o", "json", "--timeout", "5s", "--masters", ts.Getenv("MASTERS"))
+		if err == nil && !strings.Contains(ts.ReadFile("stdout"), `"alive": false`) {
+			return
+		}
+	}
+	ts.Fatalf("no healthy cluster in %s", args[0])
 }

@@ -144,7 +144,7 @@ func BindEnv(flags *pflag.FlagSet) error {
 	var failed error
 	flags.VisitAll(func(f *pflag.Flag) {
 		value, ok := os.LookupEnv(EnvName(f.Name))
-		if failed != nil || !ok || f.Changed || f.Hidden || f.Name == "help" || f.Name == "version" {
+		if failed != nil || !ok || value == "" || f.Changed || f.Hidden || f.Name == "help" || f.Name == "version" {
 			return
 		}
 		if err := flags.Set(f.Name, value); err != nil {
