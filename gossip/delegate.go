@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -111,13 +110,13 @@ type logWriter struct{ logger *slog.Logger }
 
 func (w logWriter) Write(line []byte) (int, error) {
 	text := bytes.TrimSpace(line)
-	level := slog.LevelDebug
-	for prefix, l := range map[string]slog.Level{"[ERR] ": slog.LevelInfo, "[WARN] ": slog.LevelDebug} {
-		if rest, ok := bytes.CutPrefix(text, []byte(prefix)); ok {
-			text, level = rest, l
-		}
+	say := w.logger.Debug
+	if rest, ok := bytes.CutPrefix(text, []byte("[ERR] ")); ok {
+		text, say = rest, w.logger.Info
 	}
-	text = bytes.TrimPrefix(bytes.TrimPrefix(text, []byte("[DEBUG] ")), []byte("[INFO] "))
-	w.logger.Log(context.Background(), level, string(text))
+	for _, prefix := range []string{"[WARN] ", "[DEBUG] ", "[INFO] "} {
+		text = bytes.TrimPrefix(text, []byte(prefix))
+	}
+	say(string(text))
 	return len(line), nil
 }
