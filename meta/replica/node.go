@@ -42,13 +42,20 @@ const (
 	keepEntries       = 5_000    // entries kept for followers that lag a little
 )
 
+// Message is what masters say to each other. It belongs to Raft; a transport only
+// carries it.
+type Message = raftpb.Message
+
+// IsSnapshot tells the message that goes with the files of a checkpoint.
+func IsSnapshot(m *Message) bool { return m.GetType() == raftpb.MsgSnap }
+
 // Transport carries messages to other masters. Send must not block: it drops what
 // it cannot take. Messages to one node keep their order.
 type Transport interface {
-	Send(messages []*raftpb.Message)
-	// SendSnapshot brings a message of type MsgSnap and the files of the folder dir
+	Send(messages []*Message)
+	// SendSnapshot brings a message for which IsSnapshot holds and the files of the folder dir
 	// to the Node.ReceiveSnapshot of another master.
-	SendSnapshot(ctx context.Context, message *raftpb.Message, dir string) error
+	SendSnapshot(ctx context.Context, message *Message, dir string) error
 }
 
 // Config says who a node is and where it keeps its state.

@@ -28,6 +28,7 @@ type identity struct {
 	Cluster dfs.ClusterID `json:"cluster"` // 0: not admitted yet
 	Node    dfs.NodeID    `json:"node"`
 	Name    string        `json:"name"`
+	Founder bool          `json:"founder,omitempty"` // made the cluster, with --bootstrap
 }
 
 const identityFormat = "dfs-master"
@@ -105,6 +106,9 @@ func identify(d disk.FS, cfg *Config) (identity, error) {
 	switch {
 	case err == nil && id.Name != cfg.Name:
 		return identity{}, fmt.Errorf("the folder %s is of master %s, not of %s: use --name %s, or another folder", cfg.Dir, id.Name, cfg.Name, id.Name)
+	case err == nil && cfg.Bootstrap && !id.Founder:
+		// A second cluster under the id of the first, or beside the one it was to enter.
+		return identity{}, fmt.Errorf("the folder %s is of a master that was started to join a cluster: start it without --bootstrap, or use an empty folder", cfg.Dir)
 	case err == nil:
 		return id, nil
 	case !errors.Is(err, fs.ErrNotExist):
@@ -113,7 +117,7 @@ func identify(d disk.FS, cfg *Config) (identity, error) {
 	id = identity{Node: dfs.NodeID(newID()), Name: cfg.Name}
 	switch {
 	case cfg.Bootstrap:
-		id.Cluster = dfs.ClusterID(newID())
+		id.Cluster, id.Founder = dfs.ClusterID(newID()), true
 	case len(cfg.Join) == 0:
 		return identity{}, fmt.Errorf("the folder %s holds no master: make a new cluster with --bootstrap (once, on one master), or join one with --join ADDRESS", cfg.Dir)
 	}

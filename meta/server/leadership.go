@@ -5,8 +5,13 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"dfs"
 	"dfs/meta"
@@ -26,6 +31,9 @@ type leadership struct {
 
 	mu       sync.Mutex
 	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
+	reaping  map[dfs.Ino]struct{}           // +checklocks:mu — orphans that are being freed: too late to open them
+
+	probes singleflight.Group // of servers that were reported
 
 	mapMu sync.Mutex // one change of the map at a time; held over proposals, which are bounded
 }
@@ -46,16 +54,27 @@ func kick(c chan struct{}) {
 
 func (l *leadership) wakeReaper() { kick(l.reap) }
 
+// Bounds of what is kept for clients.
+const (
+	sessionsMax = 16 << 10
+	opensMax    = 1 << 20 // open inodes of one session
+)
+
 // opened registers that a session has an inode open, and answers whether it was
-// registered before.
-func (l *leadership) opened(id dfs.SessionID, ino dfs.Ino) (before bool) {
+// registered before. It is not ok when the inode is being freed.
+func (l *leadership) opened(id dfs.SessionID, ino dfs.Ino) (before, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if _, late := l.reaping[ino]; late {
+		return false, false
+	}
 	if s := l.sessions[id]; s != nil {
-		_, before = s.open[ino]
+		if _, before = s.open[ino]; !before && len(s.open) >= opensMax {
+			return false, false
+		}
 		s.open[ino] = struct{}{}
 	}
-	return before
+	return before, true
 }
 
 func (l *leadership) released(id dfs.SessionID, ino dfs.Ino) {
@@ -96,18 +115,52 @@ func (l *leadership) expired(ttl time.Duration) []dfs.SessionID {
 	return ids
 }
 
-// idle keeps of the orphans those that nobody has open; false when some session
-// has not told yet what it has open.
-func (l *leadership) idle(orphans []dfs.Ino) ([]dfs.Ino, bool) {
+// claim keeps of the orphans those that nobody has open, and lets nobody open them
+// any more, until done is called; false when some session has not told yet what it
+// has open.
+func (l *leadership) claim(orphans []dfs.Ino) (idle []dfs.Ino, done func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.sessions {
 		if !s.told {
-			return nil, false
+			return nil, nil, false
 		}
 		orphans = slices.DeleteFunc(orphans, func(i dfs.Ino) bool { _, open := s.open[i]; return open })
 	}
-	return orphans, true
+	for _, ino := range orphans {
+		l.reaping[ino] = struct{}{}
+	}
+	return orphans, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, ino := range orphans {
+			delete(l.reaping, ino)
+		}
+	}, true
+}
+
+// adopt takes in sessions that the state has and this leader does not know: their
+// clients went away before they heard of them, and nobody else would end them.
+func (l *leadership) adopt() error {
+	var sessions []meta.Session
+	err := l.s.node.Read(l.ctx, func(v meta.View) (err error) {
+		sessions, err = v.Sessions()
+		return err
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range sessions {
+		if l.sessions[s.ID] == nil {
+			l.sessions[s.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}}
+		}
+	}
+	return err
+}
+
+func (l *leadership) sessionCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sessions)
 }
 
 // notReady sends a caller elsewhere, or lets it try again in a moment.
@@ -124,13 +177,17 @@ func (s *Server) OpenSession(ctx context.Context, req *metapb.OpenSessionRequest
 	if l == nil {
 		return nil, s.notReady()
 	}
-	cut := func(t string) string { return t[:min(len(t), dfs.NameMax)] }
+	if l.sessionCount() >= sessionsMax {
+		return nil, status.Errorf(codes.ResourceExhausted, "there are %d sessions already", sessionsMax)
+	}
+	// Messages hold valid UTF-8 only, so a character must not be cut in two.
+	cut := func(t string) string { return strings.ToValidUTF8(t[:min(len(t), dfs.NameMax)], "") }
 	r, err := s.propose(ctx, &meta.OpenSession{Nonce: req.Nonce, Host: cut(req.Host), Mountpoint: cut(req.Mountpoint), Version: cut(req.Version)})
 	if err != nil {
 		return nil, s.failure(err)
 	}
 	if r.Errno != dfs.OK {
-		return nil, r.Errno
+		return nil, status.Errorf(codes.InvalidArgument, "open a session: %v", r.Errno)
 	}
 	l.begin(r.Session)
 	return &metapb.OpenSessionReply{
@@ -172,6 +229,9 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 		l.sessions[id] = live
 	}
 	live.seen = time.Now()
+	if len(live.open)+len(req.Open) > opensMax {
+		return nil, status.Errorf(codes.ResourceExhausted, "the session has more than %d inodes open", opensMax)
+	}
 	for _, ino := range req.Released {
 		delete(live.open, dfs.Ino(ino))
 	}
@@ -247,7 +307,7 @@ func (s *Server) serveTerm(term uint64) {
 	}()
 	defer func() { cancel(); <-watch }()
 	l := &leadership{
-		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{},
+		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{},
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
 	if err := l.takeOver(); err != nil {
@@ -264,6 +324,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	<-ctx.Done()
 	s.leading.Store(nil)
+	s.logger.Info("not leading any more", "term", term)
 	l.wg.Wait()
 }
 
@@ -287,14 +348,15 @@ func (l *leadership) takeOver() error {
 	if err != nil {
 		return err
 	}
+	s.clock.raise(s.node.Clock())
 	if !bootstrapped {
-		if _, err := s.propose(l.ctx, &meta.Bootstrap{Cluster: s.id.Cluster, Buckets: s.cfg.Buckets}); err != nil {
+		if err := s.carry(l.ctx, &meta.Bootstrap{Cluster: s.clusterID(), Buckets: s.cfg.Buckets}); err != nil {
 			return err
 		}
 	}
 	self := meta.Master{ID: s.id.Node, Name: s.cfg.Name, Addr: s.addr}
 	if !slices.Contains(masters, self) {
-		if _, err := s.propose(l.ctx, &meta.PutMaster{ID: self.ID, Name: self.Name, Addr: self.Addr}); err != nil {
+		if err := s.carry(l.ctx, &meta.PutMaster{ID: self.ID, Name: self.Name, Addr: self.Addr}); err != nil {
 			return err
 		}
 	}
@@ -329,7 +391,12 @@ func (l *leadership) log(what string, err error) {
 // expireSessions ends sessions whose clients are gone.
 func (l *leadership) expireSessions() {
 	ttl := l.s.cfg.SessionTTL
+	looked := time.Now()
 	for pause(l.ctx, min(ttl/10, time.Second)) {
+		if time.Since(looked) > ttl {
+			looked = time.Now()
+			l.log("cannot list the sessions", l.adopt())
+		}
 		for _, id := range l.expired(ttl) {
 			l.s.logger.Warn("session expired", "session", id)
 			if _, err := l.s.propose(l.ctx, &meta.CloseSession{Session: id}); err != nil {
@@ -379,20 +446,30 @@ func (l *leadership) reapAll() error {
 			return err
 		}
 		after = page[len(page)-1]
-		idle, known := l.idle(page)
+		idle, done, known := l.claim(page)
 		if !known {
 			return nil // somebody has not told yet; his heartbeat comes soon
 		}
-		for batch := range slices.Chunk(idle, reapBatch) {
-			for more := true; more; {
-				r, err := l.s.propose(l.ctx, &meta.Reap{Inodes: batch})
-				if err != nil {
-					return err
-				}
-				more = r.More
-			}
+		err = l.free(idle)
+		done()
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// free frees orphans, each command a bounded part.
+func (l *leadership) free(orphans []dfs.Ino) error {
+	for batch := range slices.Chunk(orphans, reapBatch) {
+		for more := true; more; {
+			r, err := l.s.propose(l.ctx, &meta.Reap{Inodes: batch})
+			if err != nil {
+				return err
+			}
+			more = r.More
+		}
+	}
+	return nil
 }
 
 // Bounds of the collection of chunks.
@@ -400,6 +477,7 @@ const (
 	dropWait  = 30 * time.Second // a reader may still be on its way to a dead chunk
 	dropEvery = 2 * time.Second
 	dropPage  = 1024
+	dropSeen  = 64 << 10 // dead chunks that are watched at a time
 )
 
 // dropChunks forgets chunks that nothing refers to; the chunk servers then learn
@@ -423,7 +501,7 @@ func (l *leadership) dropDead(since map[dfs.ChunkID]time.Time) error {
 		if err != nil {
 			return err
 		}
-		if len(page) == 0 {
+		if len(page) == 0 || len(seen) >= dropSeen {
 			break
 		}
 		after = page[len(page)-1]

@@ -53,7 +53,10 @@ func (s *Server) Open(ctx context.Context, req *metapb.OpenRequest) (*metapb.Ope
 		return nil, s.notReady()
 	}
 	// First, so that nobody frees it between.
-	held := l.opened(session, ino)
+	held, ok := l.opened(session, ino)
+	if !ok {
+		return &metapb.OpenReply{Errno: uint32(dfs.ESTALE)}, nil
+	}
 	out := &metapb.OpenReply{}
 	err := s.read(ctx, func(v meta.View) error {
 		attr, err := v.GetAttr(ino)

@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"dfs"
 	"dfs/meta"
@@ -15,6 +17,7 @@ import (
 // Bounds of one request.
 const (
 	mutationsMax     = 1024
+	mutateBytesMax   = 2 << 20 // so that an entry of the log with some requests fits in a message
 	commitFilesMax   = 8192
 	commitExtentsMax = 65536
 	commitChunksMax  = 4096
@@ -28,6 +31,16 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 	if req.Session == 0 || len(req.Mutations) > mutationsMax {
 		return nil, status.Errorf(codes.InvalidArgument, "session %d with %d changes: want a session, and at most %d", req.Session, len(req.Mutations), mutationsMax)
 	}
+	if err := bound("bytes of changes", proto.Size(req), mutateBytesMax); err != nil {
+		return nil, err
+	}
+	// Before the term is taken over, nobody notes what is opened, and the clock is not
+	// set to where the last leader's was.
+	l := s.leading.Load()
+	if l == nil {
+		return nil, s.notReady()
+	}
+	defer s.metrics.mutate(len(req.Mutations), time.Now())
 	session := dfs.SessionID(req.Session)
 	commands := make([]meta.Command, len(req.Mutations))
 	now := s.clock.now()
@@ -46,10 +59,7 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		}
 		commands[i] = meta.Command{Session: session, Seq: m.Seq, Acked: req.Acked, Time: now, Cred: rpc.CredFromProto(m.Cred), Op: op}
 		if c, ok := op.(*meta.Create); ok && m.GetCreate().Open {
-			// Before it exists, so that nobody can free it between.
-			if l := s.leading.Load(); l != nil {
-				l.opened(session, c.Ino)
-			}
+			l.opened(session, c.Ino) // before it exists, so that nobody can free it between
 		}
 	}
 	replies, err := s.node.ProposeAll(ctx, commands)
@@ -65,29 +75,29 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		case r.Duplicate:
 			return nil, status.Errorf(codes.FailedPrecondition, "sequence %d was acknowledged before: its answer is forgotten", commands[i].Seq)
 		}
-		s.after(session, &commands[i], r)
 		out.Replies[i] = replyToProto(r)
+		if c, ok := commands[i].Op.(*meta.Create); ok && req.Mutations[i].GetCreate().Open {
+			l.created(session, c.Ino, r, out.Replies[i])
+		}
+		if len(r.Orphaned) > 0 {
+			l.wakeReaper()
+		}
 	}
 	return out, nil
 }
 
-// after does what follows a change on the leader.
-func (s *Server) after(session dfs.SessionID, c *meta.Command, r *meta.Reply) {
-	l := s.leading.Load()
-	if l == nil {
+// created moves the registration of an open(O_CREAT) to the inode that it opened. One
+// that lost its name since and is being freed is as gone as it will be in a moment.
+func (l *leadership) created(session dfs.SessionID, wanted dfs.Ino, r *meta.Reply, out *metapb.MutationReply) {
+	if r.Attr != nil && r.Attr.Ino == wanted {
 		return
 	}
-	if op, ok := c.Op.(*meta.Create); ok {
-		switch {
-		case r.Attr == nil:
-			l.released(session, op.Ino)
-		case r.Attr.Ino != op.Ino:
-			l.released(session, op.Ino)
-			l.opened(session, r.Attr.Ino)
-		}
+	l.released(session, wanted)
+	if r.Attr == nil {
+		return
 	}
-	if len(r.Orphaned) > 0 {
-		l.wakeReaper()
+	if _, ok := l.opened(session, r.Attr.Ino); !ok {
+		out.Errno, out.Attr = uint32(dfs.ESTALE), nil
 	}
 }
 

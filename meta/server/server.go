@@ -30,7 +30,9 @@ import (
 const (
 	DefaultSessionTTL = 30 * time.Second
 	DefaultBuckets    = 256
-	stopTimeout       = 2 * time.Second // for running calls, and for handing leadership over
+	stopTimeout       = 2 * time.Second // for handing leadership over
+	// The map of a cluster that uses every layout there is must fit in one message.
+	bucketsMax = 1024
 )
 
 // Config is a master's.
@@ -82,6 +84,8 @@ type Server struct {
 	addr      string // advertised
 	admin     *admin.Server
 	clock     clock
+	metrics   *metrics
+	maps      mapWatch
 	leading   atomic.Pointer[leadership] // nil while this master does not lead
 
 	ctx    context.Context
@@ -107,8 +111,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Buckets == 0 {
 		cfg.Buckets = DefaultBuckets
 	}
-	if cfg.Buckets > 1<<16 {
-		return nil, fmt.Errorf("%d placement groups per layout: at most %d", cfg.Buckets, 1<<16)
+	if cfg.Buckets > bucketsMax {
+		return nil, fmt.Errorf("%d placement groups per layout: at most %d", cfg.Buckets, bucketsMax)
 	}
 	if cfg.FS == nil {
 		cfg.FS = disk.OS()
@@ -126,7 +130,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 
 func (s *Server) start() (err error) {
 	local := disk.OS()
-	if err := local.MkdirAll(s.cfg.Dir); err != nil {
+	if err := disk.MkdirSync(local, s.cfg.Dir); err != nil {
 		return err
 	}
 	if s.lock, err = local.Lock(filepath.Join(s.cfg.Dir, "lock")); err != nil {
@@ -140,7 +144,7 @@ func (s *Server) start() (err error) {
 		return fmt.Errorf("listen for masters and clients: %w", err)
 	}
 	if s.addr = s.cfg.Advertise; s.addr == "" {
-		s.addr = s.listener.Addr().String()
+		s.addr = advertised(s.listener.Addr().String(), s.cfg.Join)
 	}
 	s.pool = rpc.NewPool(s.id.Cluster, s.cfg.Dialer)
 	s.transport = newTransport(s)
@@ -149,11 +153,16 @@ func (s *Server) start() (err error) {
 	}); err != nil {
 		return err
 	}
+	s.transport.open()
+	if s.node.Applied() > 0 && len(s.cfg.Join) > 0 {
+		s.logger.Info("--join is of no use any more: the folder says which cluster this master is of", "cluster", s.id.Cluster)
+	}
 	if err := s.startAdmin(); err != nil {
 		return err
 	}
-	s.grpc = grpc.NewServer(rpc.ServerOptions(s.clusterID, metapb.Cluster_JoinMaster_FullMethodName,
-		metapb.Raft_Messages_FullMethodName, metapb.Raft_Snapshot_FullMethodName)...)
+	options := rpc.ServerOptions(s.clusterID, metapb.Cluster_JoinMaster_FullMethodName,
+		metapb.Raft_Messages_FullMethodName, metapb.Raft_Snapshot_FullMethodName)
+	s.grpc = grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
 	metapb.RegisterMetaServer(s.grpc, s)
 	metapb.RegisterClusterServer(s.grpc, s)
 	metapb.RegisterRaftServer(s.grpc, s)
@@ -173,7 +182,7 @@ func (s *Server) startAdmin() (err error) {
 	if registry == nil {
 		registry = admin.NewRegistry()
 	}
-	register(registry, s)
+	s.metrics = newMetrics(registry, s)
 	if s.cfg.AdminListen == "" {
 		return nil
 	}
@@ -228,10 +237,14 @@ func (s *Server) Close() error {
 // tests.
 func (s *Server) Abandon() error { return s.release(true) }
 
-// release ends what was started, in reverse order.
+// release ends what was started, in reverse order. The node goes after all that
+// asks it: its store must not be read once it is closed.
 func (s *Server) release(crash bool) (err error) {
 	s.once.Do(func() {
 		s.cancel()
+		if s.admin != nil {
+			err = s.admin.Close()
+		}
 		if s.grpc != nil {
 			s.grpc.Stop()
 		} else if s.listener != nil {
@@ -240,6 +253,7 @@ func (s *Server) release(crash bool) (err error) {
 		if s.transport != nil {
 			s.transport.close()
 		}
+		s.wg.Wait()
 		if s.node != nil {
 			end := s.node.Close
 			if crash {
@@ -247,15 +261,11 @@ func (s *Server) release(crash bool) (err error) {
 			}
 			err = errors.Join(err, end())
 		}
-		s.wg.Wait()
 		s.mu.Lock()
 		g := s.gossip
 		s.mu.Unlock()
 		if g != nil {
 			err = errors.Join(err, g.Close())
-		}
-		if s.admin != nil {
-			err = errors.Join(err, s.admin.Close())
 		}
 		if s.pool != nil {
 			err = errors.Join(err, s.pool.Close())
@@ -302,9 +312,27 @@ func (c *clock) now() dfs.Time {
 	return t
 }
 
+// raise lets no later time be before t.
+func (c *clock) raise(t dfs.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.Compare(c.last) > 0 {
+		c.last = t
+	}
+}
+
 // propose makes a change of the masters themselves.
 func (s *Server) propose(ctx context.Context, op meta.Op) (meta.Reply, error) {
 	return s.node.Propose(ctx, meta.Command{Time: s.clock.now(), Op: op})
+}
+
+// carry makes a change of the masters themselves that must not be refused.
+func (s *Server) carry(ctx context.Context, op meta.Op) error {
+	r, err := s.propose(ctx, op)
+	if err == nil && r.Errno != dfs.OK {
+		err = fmt.Errorf("%T was refused: %w", op, r.Errno)
+	}
+	return err
 }
 
 // failure turns what the replica says into what a caller understands: who leads,

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -47,6 +47,7 @@ type transport struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	ready  chan struct{} // closed by open
 
 	mu    sync.Mutex
 	addrs map[dfs.NodeID]string // +checklocks:mu
@@ -58,13 +59,21 @@ var _ replica.Transport = (*transport)(nil)
 // peer is another master and the messages to it.
 type peer struct {
 	id    dfs.NodeID
-	queue chan []*raftpb.Message
+	queue chan []*replica.Message
+	lost  atomic.Bool // the queue was full
 }
 
 func newTransport(s *Server) *transport {
-	t := &transport{s: s, addrs: map[dfs.NodeID]string{}, peers: map[dfs.NodeID]*peer{}}
+	t := &transport{s: s, ready: make(chan struct{}), addrs: map[dfs.NodeID]string{}, peers: map[dfs.NodeID]*peer{}}
 	t.ctx, t.cancel = context.WithCancel(s.ctx)
 	return t
+}
+
+// open lets messages go out, once Server.node is there: the replica begins to send
+// before its Start has returned.
+func (t *transport) open() {
+	t.refresh()
+	close(t.ready)
 }
 
 // learn remembers where a master is.
@@ -106,7 +115,7 @@ func (t *transport) refresh() {
 }
 
 // Send implements replica.Transport.
-func (t *transport) Send(messages []*raftpb.Message) {
+func (t *transport) Send(messages []*replica.Message) {
 	for len(messages) > 0 {
 		to := messages[0].GetTo()
 		n := 1
@@ -117,6 +126,7 @@ func (t *transport) Send(messages []*raftpb.Message) {
 			select {
 			case p.queue <- messages[:n:n]:
 			default: // raft sends again
+				p.lost.Store(true)
 			}
 		}
 		messages = messages[n:]
@@ -128,7 +138,7 @@ func (t *transport) peer(id dfs.NodeID) *peer {
 	defer t.mu.Unlock()
 	p := t.peers[id]
 	if p == nil && t.ctx.Err() == nil && len(t.peers) < peersMax {
-		p = &peer{id: id, queue: make(chan []*raftpb.Message, peerQueueMax)}
+		p = &peer{id: id, queue: make(chan []*replica.Message, peerQueueMax)}
 		t.peers[id] = p
 		t.wg.Go(func() { t.run(p) })
 	}
@@ -142,6 +152,11 @@ func (t *transport) close() {
 
 // run keeps a stream to a master, and sends what is queued.
 func (t *transport) run(p *peer) {
+	select {
+	case <-t.ready:
+	case <-t.ctx.Done():
+		return
+	}
 	for t.ctx.Err() == nil {
 		err := t.stream(p)
 		if t.ctx.Err() != nil {
@@ -158,7 +173,7 @@ func (t *transport) run(p *peer) {
 	}
 }
 
-func drain(queue chan []*raftpb.Message) {
+func drain(queue chan []*replica.Message) {
 	for range peerQueueMax {
 		select {
 		case <-queue:
@@ -199,6 +214,9 @@ func (t *transport) stream(p *peer) error {
 	for {
 		select {
 		case messages := <-p.queue:
+			if p.lost.Swap(false) {
+				t.s.node.Unreachable(p.id)
+			}
 			for _, m := range messages {
 				data, err := proto.Marshal(m)
 				if err != nil {
@@ -227,7 +245,8 @@ func (t *transport) hear(ctx context.Context) {
 	if len(from) != 1 || len(addr) != 1 {
 		return
 	}
-	if id, err := strconv.ParseUint(from[0], 16, 64); err == nil {
+	// What the masters wrote down is not put aside by what a caller says of himself.
+	if id, err := strconv.ParseUint(from[0], 16, 64); err == nil && t.addrOf(dfs.NodeID(id)) == "" {
 		t.learn(dfs.NodeID(id), addr[0])
 	}
 }
@@ -243,13 +262,13 @@ func (s *Server) Messages(in metapb.Raft_MessagesServer) error {
 		if dfs.NodeID(m.To) != s.id.Node {
 			return status.Errorf(codes.NotFound, "this is master %v, not %v", s.id.Node, dfs.NodeID(m.To))
 		}
-		var message raftpb.Message
+		var message replica.Message
 		err = proto.Unmarshal(m.Data, &message)
 		rpc.Free(m.Data)
 		if err != nil {
 			return status.Errorf(codes.InvalidArgument, "raft message: %v", err)
 		}
-		if message.GetType() == raftpb.MsgSnap {
+		if replica.IsSnapshot(&message) {
 			return status.Error(codes.InvalidArgument, "a snapshot does not travel as a message")
 		}
 		s.node.Step(&message)
@@ -264,7 +283,7 @@ func endOfStream(err error) error {
 }
 
 // SendSnapshot implements replica.Transport.
-func (t *transport) SendSnapshot(ctx context.Context, m *raftpb.Message, dir string) error {
+func (t *transport) SendSnapshot(ctx context.Context, m *replica.Message, dir string) error {
 	client, err := t.client(dfs.NodeID(m.GetTo()))
 	if err != nil {
 		return err
@@ -346,7 +365,7 @@ func (s *Server) Snapshot(in metapb.Raft_SnapshotServer) error {
 	if dfs.NodeID(first.To) != s.id.Node {
 		return status.Errorf(codes.NotFound, "this is master %v, not %v", s.id.Node, dfs.NodeID(first.To))
 	}
-	var message raftpb.Message
+	var message replica.Message
 	if err := proto.Unmarshal(first.Message, &message); err != nil {
 		return status.Errorf(codes.InvalidArgument, "raft message: %v", err)
 	}
