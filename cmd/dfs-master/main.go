@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ const example = `  dfs-master --name master-1 --dir /var/lib/dfs/master --listen
 func newCommand() *cobra.Command {
 	var cfg server.Config
 	var join []string
-	var logLevel string
+	var peers, logLevel string
 	cmd := &cobra.Command{
 		Use:     "dfs-master",
 		Short:   "Run a metadata master of a dfs cluster",
@@ -48,6 +49,9 @@ func newCommand() *cobra.Command {
 			}
 			for _, list := range join {
 				cfg.Join = append(cfg.Join, rpc.ParseMasters(list, masterPort)...)
+			}
+			if err := countPeers(&cfg, peers); err != nil {
+				return err
 			}
 			return run(cmd, cfg, logLevel)
 		},
@@ -63,12 +67,42 @@ func newCommand() *cobra.Command {
 	f.StringVar(&cfg.AdminListen, "admin-listen", "127.0.0.1:0", "address of /metrics, /healthz and /debug/pprof; empty: none")
 	f.BoolVar(&cfg.Bootstrap, "bootstrap", false, "make a new cluster; once, on one master")
 	f.StringSliceVar(&join, "join", nil, "masters to ask for admission while the folder is empty")
+	f.StringVar(&peers, "peers", "", "with --bootstrap: all masters that the cluster is made for, NAME=ADDR,...; their number is --expected")
 	f.IntVar(&cfg.Expected, "expected", 0, "how many masters the cluster is made for: fewer are a health warning")
 	f.DurationVar(&cfg.SessionTTL, "session-ttl", server.DefaultSessionTTL, "a client that is silent for so long is given up")
 	f.StringVar(&cfg.Zone, "zone", "", "failure domain of the machine")
 	f.StringVar(&cfg.Host, "host", host, "name of the machine")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
+}
+
+// mastersMax is more masters than any cluster is made for.
+const mastersMax = 15
+
+// countPeers takes the number of expected masters from a list of them.
+func countPeers(cfg *server.Config, peers string) error {
+	n, found := 0, false
+	for peer := range strings.SplitSeq(peers, ",") {
+		if peer = strings.TrimSpace(peer); peer == "" {
+			continue
+		}
+		name, addr, ok := strings.Cut(peer, "=")
+		if !ok || name == "" || addr == "" {
+			return cli.Usagef("--peers=%s: want NAME=ADDR,...", peers)
+		}
+		n++
+		found = found || name == cfg.Name
+	}
+	switch {
+	case n > 0 && !found:
+		return cli.Usagef("--peers=%s: this master, %s, is not among them", peers, cfg.Name)
+	case cfg.Expected == 0:
+		cfg.Expected = n
+	}
+	if cfg.Expected < 0 || cfg.Expected > mastersMax {
+		return cli.Usagef("--expected=%d: want 0 to %d", cfg.Expected, mastersMax)
+	}
+	return nil
 }
 
 // sessionTTLMin leaves a client time for some heartbeats.
