@@ -21,6 +21,7 @@ func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 		return nil, dfs.Attr{}, err
 	}
 	if err := openable(&attr); err != nil {
+		fs.unopened(attr.Ino)
 		return nil, dfs.Attr{}, err
 	}
 	if existed {

@@ -12,6 +12,17 @@ import (
 	"dfs/proto/metapb"
 )
 
+// releasedMany is how many closed files make a heartbeat worth its while at once.
+const releasedMany = 16 << 10
+
+// beatNow sends the next heartbeat early.
+func (fs *FS) beatNow() {
+	select {
+	case fs.beating <- struct{}{}:
+	default:
+	}
+}
+
 // beat is what a heartbeat tells besides that the client lives.
 type beat struct {
 	term     uint64 // of the leader that was told all open files last

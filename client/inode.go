@@ -93,7 +93,11 @@ func (in *inode) closed() {
 	if in.opens--; in.opens == 0 {
 		fs.released[in.ino] = true
 	}
+	many := len(fs.released) >= releasedMany
 	fs.mu.Unlock()
+	if many {
+		fs.beatNow()
+	}
 }
 
 // release takes one user away.

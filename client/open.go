@@ -14,6 +14,7 @@ import (
 func (fs *FS) Open(ctx context.Context, cred dfs.Cred, ino dfs.Ino, flags uint32) (*File, error) {
 	in := fs.hold(ino)
 	if err := in.open(ctx, cred, flags); err != nil {
+		fs.unopened(ino)
 		in.release()
 		return nil, err
 	}
@@ -72,6 +73,16 @@ func (in *inode) open(ctx context.Context, cred dfs.Cred, flags uint32) error {
 		in.loadLocked(attr, 0, reply.Extents, reply.More)
 		in.mu.Unlock()
 		return nil
+	}
+}
+
+// unopened tells the masters that an inode which they may have registered as open is
+// not, unless another File has it open.
+func (fs *FS) unopened(ino dfs.Ino) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if in := fs.inodes[ino]; in == nil || in.opens == 0 {
+		fs.released[ino] = true
 	}
 }
 

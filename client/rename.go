@@ -39,6 +39,9 @@ func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 // named finds, and holds, the inode with bytes that are not committed that was last
 // seen under that name.
 func (fs *FS) named(parent dfs.Ino, name string) *inode {
+	if fs.memory.inUse() == 0 {
+		return nil
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, in := range fs.inodes {

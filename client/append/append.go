@@ -22,6 +22,7 @@ const (
 	bigPiece      = 256 << 10 // from here on, a piece is a record of its own and is not copied
 
 	commitPieces = 2048 // in one Commit
+	commitsMax   = 2    // Commits under way: the masters work on one while the other's answer is on its way
 
 	idsLow = 16  // chunk numbers left when more are asked for
 	idsMax = 512 // numbers kept whose servers do not suit now
@@ -178,6 +179,9 @@ type Stats struct {
 	Commits     uint64
 	Rewritten   uint64 // pieces that had to be written again
 	ServerFails uint64 // streams that broke or stalled
+
+	AppendTime time.Duration // from sending a record to the last server's answer, summed up
+	CommitTime time.Duration // of all Commits
 }
 
 // New starts an appender. It needs a session (Reset) and a map (SetMap) to work.
@@ -191,7 +195,9 @@ func New(cfg Config) *Appender {
 		files: map[*File]struct{}{}, suspects: map[dfs.NodeID]*suspect{}, full: map[dfs.NodeID]time.Time{},
 	}
 	a.wg.Go(a.pumpLoop)
-	a.wg.Go(a.commitLoop)
+	for range commitsMax {
+		a.wg.Go(a.commitLoop)
+	}
 	a.wg.Go(a.tickLoop)
 	return a
 }

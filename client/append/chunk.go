@@ -29,6 +29,7 @@ type chunk struct {
 	uncommitted int       // pieces that are on disk and not committed
 	used        time.Time // last written to
 	over        bool      // not to be written to any more
+	sealing     bool      // in a Batch only to be sealed
 	overSince   time.Time
 }
 

@@ -9,7 +9,8 @@ import (
 	"dfs"
 )
 
-// commitLoop commits what is ready, one Batch after the other.
+// commitLoop commits what is ready, one Batch after the other. There are commitsMax
+// of it; a file is in one Batch at a time.
 func (a *Appender) commitLoop() {
 	for {
 		select {
@@ -78,6 +79,9 @@ func (a *Appender) collect() *gathered {
 	if len(g.files) == 0 && len(g.chunks) == 0 {
 		return nil
 	}
+	if len(a.ready) > 0 {
+		signal(a.commit) // for another loop
+	}
 	for _, c := range g.chunks {
 		committed := c.acked
 		if taken[c] == 0 {
@@ -108,7 +112,8 @@ func (a *Appender) sealsLocked(g *gathered, taken map[*chunk]int) {
 		return
 	}
 	for _, c := range a.closing {
-		if taken[c] == 0 && c.uncommitted == 0 && len(c.records) == 0 && c.session == a.session {
+		if taken[c] == 0 && c.uncommitted == 0 && len(c.records) == 0 && !c.sealing && c.session == a.session {
+			c.sealing = true
 			g.chunks, g.seals = append(g.chunks, c), true
 		}
 	}
@@ -138,18 +143,24 @@ func (p *Piece) extent() dfs.Extent {
 
 // conclude sends a Batch and acts on the answer.
 func (a *Appender) conclude(g *gathered) {
+	start := time.Now()
 	res, err := a.cfg.Masters.Commit(a.ctx, g.batch)
+	took := time.Since(start)
 	var verdict dfs.Errno
 	switch {
 	case err == nil && !res.Stale:
-		a.committed(g, res)
+		a.committed(g, res, took)
 	case err == nil:
 		a.again(g, true)
 		if err := a.cfg.Masters.Refresh(a.ctx); err != nil && a.ctx.Err() == nil {
 			a.cfg.Logger.Warn("cannot get the cluster map", "err", err)
 		}
-		if a.stale++; a.stale > 1 {
-			a.sleep(cool(a.stale - 1))
+		a.mu.Lock()
+		a.stale++
+		stale := a.stale
+		a.mu.Unlock()
+		if stale > 1 {
+			a.sleep(cool(stale - 1))
 		}
 		signal(a.kick)
 	case errors.Is(err, ErrExpired):
@@ -173,10 +184,11 @@ func (a *Appender) sleep(d time.Duration) {
 }
 
 // committed tells the owners and forgets what is settled.
-func (a *Appender) committed(g *gathered, res Result) {
+func (a *Appender) committed(g *gathered, res Result, took time.Duration) {
 	var sealed []*chunk
 	a.mu.Lock()
 	a.stats.Commits++
+	a.stats.CommitTime += took
 	a.stale = 0
 	for i, c := range g.chunks {
 		c.committed = max(c.committed, g.batch.Chunks[i].Committed)
@@ -224,6 +236,7 @@ func (a *Appender) againLocked(g *gathered, stale bool) {
 		}
 	}
 	for _, c := range g.chunks {
+		c.sealing = false
 		if used[c] {
 			a.breakLocked(c)
 		} else if stale {

@@ -76,9 +76,10 @@ type record struct {
 	end     uint32 // where the next record begins
 	length  int    // payload over all data fragments
 	pieces  []*Piece
-	waiting int  // servers that have not answered; Appender.mu
-	acked   bool // by all; Appender.mu
-	dead    bool // given up; Appender.mu
+	at      time.Time // sent
+	waiting int       // servers that have not answered; Appender.mu
+	acked   bool      // by all; Appender.mu
+	dead    bool      // given up; Appender.mu
 
 	sends  atomic.Int32 // messages that gRPC still needs the payload for
 	buffer *Buffer      // of the only piece; nil when packed
@@ -208,7 +209,8 @@ func (a *Appender) nextLocked(l *lane) *record {
 	}
 	r.sends.Store(int32(r.waiting))
 	c.end = r.end
-	c.used = time.Now()
+	r.at = time.Now()
+	c.used = r.at
 	c.records = append(c.records, r)
 	l.records++
 	l.bytes += length

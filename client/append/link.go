@@ -261,7 +261,7 @@ func (a *Appender) answered(o *outgoing, server dfs.NodeID, reply *chunkpb.Appen
 		return
 	}
 	r.acked = true
-	l := c.lane
+	l, now := c.lane, time.Now()
 	moved := false
 	for len(c.records) > 0 && c.records[0].acked {
 		done := c.records[0]
@@ -269,6 +269,7 @@ func (a *Appender) answered(o *outgoing, server dfs.NodeID, reply *chunkpb.Appen
 		c.acked = done.end
 		l.records--
 		l.bytes -= done.length
+		a.stats.AppendTime += now.Sub(done.at)
 		moved = true
 		for _, p := range done.pieces {
 			p.state = ready
