@@ -266,8 +266,8 @@ func TestDamagedFileHindersNoOther(t *testing.T) {
 		t.Errorf("sealed again at %d: %v", end, err)
 	}
 	st := s.Stats()
-	if st.Fragments != 5 || st.Damaged != 2 || len(s.Chunks(0, 100)) != 3 {
-		t.Errorf("%d fragments, %d damaged, reported %v", st.Fragments, st.Damaged, s.Chunks(0, 100))
+	if st.Fragments != 5 || st.Damaged != 2 || len(s.Chunks()) != 3 {
+		t.Errorf("%d fragments, %d damaged, reported %v", st.Fragments, st.Damaged, s.Chunks())
 	}
 	for i := range all {
 		name := file(all[i])

@@ -20,7 +20,9 @@ const (
 	headerBytes = 64
 	sealOff     = 512 // a sector of its own: writing it cannot tear the header
 	sealMagic   = "dfs-seal"
-	sealBytes   = 32
+	scanOff     = 1024 // again
+	scanMagic   = "dfs-scan"
+	markBytes   = 32
 
 	recordMagic  = 0x72736664 // "dfsr"
 	recordCRCOff = dfs.RecordHeaderBytes - 4
@@ -74,10 +76,11 @@ func decodeHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// encodeSeal makes the mark that ends a fragment.
-func encodeSeal(id dfs.ChunkID, end uint32) []byte {
-	b := make([]byte, sealBytes)
-	copy(b, sealMagic)
+// encodeMark makes a mark in the header block that tells an offset: where a fragment
+// was sealed, or to where its records were checked when the store was opened.
+func encodeMark(magic string, id dfs.ChunkID, end uint32) []byte {
+	b := make([]byte, markBytes)
+	copy(b, magic)
 	binary.LittleEndian.PutUint32(b[8:], formatVersion)
 	binary.LittleEndian.PutUint32(b[12:], end)
 	binary.LittleEndian.PutUint64(b[16:], uint64(id))
@@ -85,20 +88,20 @@ func encodeSeal(id dfs.ChunkID, end uint32) []byte {
 	return b
 }
 
-// decodeSeal reads the mark from a header block. A mark that is there and bad is an
-// error; no mark is neither.
-func decodeSeal(block []byte, id dfs.ChunkID) (end uint32, sealed bool, err error) {
-	if len(block) < sealOff+sealBytes {
+// decodeMark reads the mark at off of a header block. A mark that is there and bad
+// is an error; no mark is neither.
+func decodeMark(block []byte, off int, magic string, id dfs.ChunkID) (end uint32, there bool, err error) {
+	if len(block) < off+markBytes {
 		return 0, false, nil
 	}
-	b := block[sealOff : sealOff+sealBytes]
+	b := block[off : off+markBytes]
 	if isZero(b) {
 		return 0, false, nil
 	}
 	end = binary.LittleEndian.Uint32(b[12:])
-	if string(b[:8]) != sealMagic || !signed(b) || dfs.ChunkID(binary.LittleEndian.Uint64(b[16:])) != id ||
+	if string(b[:8]) != magic || !signed(b) || dfs.ChunkID(binary.LittleEndian.Uint64(b[16:])) != id ||
 		end < dfs.FirstRecord || end%dfs.PageBytes != 0 || end > dfs.ChunkBytes {
-		return 0, true, fmt.Errorf("seal mark: %w", errFormat)
+		return 0, true, fmt.Errorf("%s mark: %w", magic, errFormat)
 	}
 	return end, true, nil
 }

@@ -33,7 +33,7 @@ func TestFormatsNeverChange(t *testing.T) {
 	}{
 		"header": {encodeHeader(header{Chunk: id, Fragment: 2, Session: 7, Cluster: 9})[:headerBytes],
 			"6466736368756e6b01000000020000002a00000000000a00070000000000000009000000000000000000000000000000000000000000000000000000d5be559b"},
-		"seal": {encodeSeal(id, 12288), "6466732d7365616c01000000003000002a00000000000a0000000000a3a6aa69"},
+		"seal": {encodeMark(sealMagic, id, 12288), "6466732d7365616c01000000003000002a00000000000a0000000000a3a6aa69"},
 		"record": {encodeRecord(goodRecord())[:76],
 			"64667372010000002a00000000000a0007000000000000000020000001000000e02e0000e02e000003000000000000008d7b7d9300000000000000000d623239010c1ee5010c1ee5690e9fd0"},
 		"name": {[]byte(shardName(id) + "/" + fragmentName(id, 2)), fmt.Sprintf("%x", "2a/000a00000000002a.2")},
@@ -50,14 +50,17 @@ func TestFormatsRoundTrip(t *testing.T) {
 		t.Errorf("header: %+v, %v", got, err)
 	}
 	block := make([]byte, dfs.PageBytes)
-	if _, sealed, err := decodeSeal(block, h.Chunk); sealed || err != nil {
+	if _, sealed, err := decodeMark(block, sealOff, sealMagic, h.Chunk); sealed || err != nil {
 		t.Errorf("no seal: %v, %v", sealed, err)
 	}
-	copy(block[sealOff:], encodeSeal(h.Chunk, 12288))
-	if end, sealed, err := decodeSeal(block, h.Chunk); end != 12288 || !sealed || err != nil {
+	copy(block[sealOff:], encodeMark(sealMagic, h.Chunk, 12288))
+	if end, sealed, err := decodeMark(block, sealOff, sealMagic, h.Chunk); end != 12288 || !sealed || err != nil {
 		t.Errorf("seal: %d, %v, %v", end, sealed, err)
 	}
-	if _, sealed, err := decodeSeal(block, h.Chunk+1); !sealed || err == nil {
+	if _, sealed, err := decodeMark(block, sealOff, scanMagic, h.Chunk); !sealed || err == nil {
+		t.Errorf("seal taken for another mark: %v, %v", sealed, err)
+	}
+	if _, sealed, err := decodeMark(block, sealOff, sealMagic, h.Chunk+1); !sealed || err == nil {
 		t.Errorf("seal of another chunk: %v, %v", sealed, err)
 	}
 	r := goodRecord()
@@ -90,12 +93,12 @@ func TestNewerFormatsAreToldFromGarbage(t *testing.T) {
 func FuzzHeader(f *testing.F) {
 	f.Add(encodeHeader(header{Chunk: dfs.MakeChunkID(dfs.DefaultLayout, 42), Fragment: 2, Session: 7, Cluster: 9}), uint64(42))
 	f.Add([]byte("dfschunk"), uint64(0))
-	f.Add(append(make([]byte, sealOff), encodeSeal(1, 8192)...), uint64(1))
+	f.Add(append(make([]byte, sealOff), encodeMark(sealMagic, 1, 8192)...), uint64(1))
 	f.Fuzz(func(t *testing.T, b []byte, id uint64) {
 		if h, err := decodeHeader(b); err == nil && !bytes.Equal(encodeHeader(h)[:52], b[:52]) && bytes.Count(b[40:60], []byte{0}) == 20 {
 			t.Fatalf("%+v is encoded differently", h)
 		}
-		if end, sealed, err := decodeSeal(b, dfs.ChunkID(id)); err == nil && sealed && (end < dfs.FirstRecord || end > dfs.ChunkBytes) {
+		if end, sealed, err := decodeMark(b, sealOff, sealMagic, dfs.ChunkID(id)); err == nil && sealed && (end < dfs.FirstRecord || end > dfs.ChunkBytes) {
 			t.Fatalf("sealed at %d", end)
 		}
 	})

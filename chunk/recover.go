@@ -129,7 +129,7 @@ func (s *Store) restore(c *fragment, window []byte) (kept bool, err error) {
 			return false, fmt.Errorf("header is of fragment %d of chunk %s of cluster %s: %w", h.Fragment, h.Chunk, h.Cluster, errFormat)
 		}
 		c.session = h.Session
-		end, sealed, err := decodeSeal(block, c.id)
+		end, sealed, err := decodeMark(block, sealOff, sealMagic, c.id)
 		if sealed && err == nil {
 			// Perhaps only in the kernel's memory: a Seal writes the mark again.
 			c.sealed, c.end, c.synced, c.recovered = true, end, end, end
@@ -140,7 +140,13 @@ func (s *Store) restore(c *fragment, window []byte) (kept bool, err error) {
 		}
 		c.sealed = sealed // with a mark that says nothing: at the last record that is there
 	}
-	end, last, err := scan(file, c, size, window)
+	// What an earlier start has checked is not read again: a chunk whose writer never
+	// came back would cost all its bytes each time. A mark that is bad says nothing.
+	from := uint32(dfs.FirstRecord)
+	if end, ok, err := decodeMark(block, scanOff, scanMagic, c.id); ok && err == nil && !lost && int64(end) <= size {
+		from = end
+	}
+	end, last, err := scan(file, c, scanRange{int64(from), min(size, dfs.ChunkBytes)}, window)
 	if err != nil {
 		return false, err
 	}
@@ -161,6 +167,11 @@ func (s *Store) restore(c *fragment, window []byte) (kept bool, err error) {
 			return false, err
 		}
 	}
+	if end > from {
+		if _, err := file.WriteAt(encodeMark(scanMagic, c.id, end), scanOff); err != nil {
+			return false, err
+		}
+	}
 	// What was found may be in the kernel's memory only, left by a process that was
 	// killed.
 	if err := file.Sync(); err != nil {
@@ -173,15 +184,17 @@ func (s *Store) restore(c *fragment, window []byte) (kept bool, err error) {
 // scanBytes is how much of a file is read at once: a whole record at least.
 const scanBytes = 2 << 20
 
+// scanRange is a part of a fragment file, in bytes.
+type scanRange struct{ from, to int64 }
+
 // scan finds the end of the last whole record. A page where none begins is skipped:
 // it is of a record that a crash tore, or that has been damaged since; records
 // after it were perhaps acknowledged, so they are kept. Reads of what was skipped
 // fail by their checksums.
-func scan(file disk.File, c *fragment, size int64, window []byte) (end uint32, last *recordHeader, err error) {
-	end = dfs.FirstRecord
-	size = min(size, dfs.ChunkBytes)
+func scan(file disk.File, c *fragment, r scanRange, window []byte) (end uint32, last *recordHeader, err error) {
+	end = uint32(r.from)
 	var base, have int64 // what of the file is in window
-	for off := int64(dfs.FirstRecord); off < size; {
+	for off, size := r.from, r.to; off < size; {
 		if need := min(off+dfs.PageBytes+dfs.FragmentBytes, size); off < base || need > base+have {
 			n, err := file.ReadAt(window[:min(int64(len(window)), size-off)], off)
 			if err != nil && err != io.EOF {

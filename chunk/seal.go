@@ -61,7 +61,7 @@ func (s *Store) mark(c *fragment) (end uint32, pending bool, err error) {
 	}
 	defer s.files.release(c)
 	if err = cut(file, end); err == nil {
-		_, err = file.WriteAt(encodeSeal(c.id, end), sealOff)
+		_, err = file.WriteAt(encodeMark(sealMagic, c.id, end), sealOff)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("seal chunk %s: %w", c.id, verdict(err))

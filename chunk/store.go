@@ -249,19 +249,19 @@ func (s *Store) List(fn func(Info) bool) {
 	}
 }
 
-// Chunks lists the ids of up to limit chunks after the given one, in order; damaged
-// ones are left out, for nobody knows what they are. It is for reports in pages.
-func (s *Store) Chunks(after dfs.ChunkID, limit int) []dfs.ChunkID {
+// Chunks lists the ids of all chunks in order; damaged ones are left out, for nobody
+// knows what they are.
+func (s *Store) Chunks() []dfs.ChunkID {
 	s.mu.RLock()
 	ids := make([]dfs.ChunkID, 0, len(s.fragments))
 	for id, c := range s.fragments {
-		if id > after && !c.damaged {
+		if !c.damaged {
 			ids = append(ids, id)
 		}
 	}
 	s.mu.RUnlock()
 	slices.Sort(ids)
-	return ids[:min(limit, len(ids))]
+	return ids
 }
 
 // Usage is the bytes of the disks, and how many of them may be appended. A disk

@@ -268,13 +268,7 @@ func (s *Server) report(ctx context.Context) {
 }
 
 func (s *Server) reportAll(ctx context.Context) error {
-	var after dfs.ChunkID
-	for {
-		page := s.store.Chunks(after, reportPage)
-		if len(page) == 0 {
-			return nil
-		}
-		after = page[len(page)-1]
+	for page := range slices.Chunk(s.store.Chunks(), reportPage) {
 		free, err := s.reportSome(ctx, page)
 		if err != nil {
 			return err
@@ -292,6 +286,7 @@ func (s *Server) reportAll(ctx context.Context) error {
 			s.logger.Info("deleted chunks that nothing needs", "chunks", len(free))
 		}
 	}
+	return nil
 }
 
 func (s *Server) reportSome(ctx context.Context, page []dfs.ChunkID) ([]dfs.ChunkID, error) {
