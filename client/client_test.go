@@ -13,6 +13,7 @@ import (
 
 	"dfs"
 	"dfs/client"
+	"dfs/meta"
 	"dfs/proto/metapb"
 )
 
@@ -813,5 +814,29 @@ func TestBadConfig(t *testing.T) {
 	_, err := client.Dial(bg, client.Config{Masters: []string{"nobody:1"}, OpTimeout: 200 * time.Millisecond, Dialer: c.net.Dialer("client")})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("dial to nobody: %v", err)
+	}
+}
+
+func TestBytesOfAFileThatIsGoneAreReportedOnce(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	fs := c.dial()
+	f := create(t, fs, "x")
+	defer f.Release()
+	writeAt(t, f, []byte("one"), 0)
+	if err := f.Fsync(bg, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Unlink(bg, root, dfs.RootIno, "x"); err != nil {
+		t.Fatal(err)
+	}
+	writeAt(t, f, []byte("two"), 3)
+	c.master.mu.Lock()
+	c.master.own(&meta.Reap{Inodes: []dfs.Ino{f.Ino()}}) // as when the session had been away for too long
+	c.master.mu.Unlock()
+	if err := f.Fsync(bg, false); !errors.Is(err, dfs.EIO) {
+		t.Fatalf("fsync of lost bytes: %v", err)
+	}
+	if err := f.Flush(bg); err != nil {
+		t.Fatalf("told twice: %v", err)
 	}
 }

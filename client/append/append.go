@@ -82,7 +82,7 @@ type ChunkCommit struct {
 // Result is the masters' answer to a Batch.
 type Result struct {
 	Stale bool      // refused as a whole: write again in new chunks
-	Attr  *dfs.Attr // of the file, when it was a single one and is still there
+	Attr  *dfs.Attr // of the file, when it was a single one; nil then says that it is gone
 }
 
 // Owner is told what became of a file's pieces. Its methods are called one at a

@@ -211,7 +211,13 @@ func (a *Appender) committed(g *gathered, res Result, took time.Duration) {
 		if len(g.files) > 1 {
 			attr = nil
 		}
-		a.settle(f, g.pieces[i], func() { f.owner.Committed(g.pieces[i], g.batch.Files[i].Extents, attr) })
+		a.settle(f, g.pieces[i], func() {
+			if len(g.files) == 1 && attr == nil { // nobody has a name or a session for it any more
+				f.owner.Failed(g.pieces[i], dfs.EIO)
+				return
+			}
+			f.owner.Committed(g.pieces[i], g.batch.Files[i].Extents, attr)
+		})
 	}
 	for _, c := range sealed {
 		a.wg.Go(func() { a.tellSealed(c) })
