@@ -21,6 +21,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 
+	"dfs"
 	"dfs/meta"
 )
 
@@ -51,7 +52,8 @@ var positionKey = []byte("position")
 type Position struct {
 	Index     uint64
 	Term      uint64
-	ConfState []byte // raftpb.ConfState
+	Time      dfs.Time // the latest of all commands up to here
+	ConfState []byte   // raftpb.ConfState
 }
 
 const positionVersion = 1
@@ -60,6 +62,8 @@ func (p Position) encode() []byte {
 	b := []byte{positionVersion}
 	b = binary.AppendUvarint(b, p.Index)
 	b = binary.AppendUvarint(b, p.Term)
+	b = binary.AppendVarint(b, p.Time.Sec)
+	b = binary.AppendUvarint(b, uint64(p.Time.Nsec))
 	return append(b, p.ConfState...)
 }
 
@@ -71,15 +75,23 @@ func decodePosition(b []byte) (Position, error) {
 		return Position{}, fmt.Errorf("position row: %w", errFormat)
 	}
 	b = b[1:]
-	index, n := binary.Uvarint(b)
-	if n <= 0 {
+	whole := true
+	take := func() uint64 {
+		v, n := binary.Uvarint(b)
+		whole = whole && n > 0
+		b = b[max(n, 0):]
+		return v
+	}
+	p := Position{Index: take(), Term: take()}
+	sec, n := binary.Varint(b)
+	whole = whole && n > 0
+	b = b[max(n, 0):]
+	nsec := take()
+	if !whole || nsec >= 1e9 {
 		return Position{}, fmt.Errorf("position row: %w", errFormat)
 	}
-	term, m := binary.Uvarint(b[n:])
-	if m <= 0 {
-		return Position{}, fmt.Errorf("position row: %w", errFormat)
-	}
-	return Position{Index: index, Term: term, ConfState: bytes.Clone(b[n+m:])}, nil
+	p.Time, p.ConfState = dfs.Time{Sec: sec, Nsec: uint32(nsec)}, bytes.Clone(b)
+	return p, nil
 }
 
 // Store is the rows on one master's disk.
@@ -91,6 +103,7 @@ type Store struct {
 	mu       sync.RWMutex
 	db       *pebble.DB // +checklocks:mu
 	position Position   // +checklocks:mu
+	gone     gone       // written under mu by the one who has the only batch, which reads it without
 }
 
 // Open opens the store in a folder, and makes it when it is not there. The rows
@@ -201,7 +214,7 @@ func (s *Store) raiseFlushed(index uint64) {
 func (s *Store) View(fn func(meta.Reader) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	r := reader{src: s.db}
+	r := reader{src: s.db, changes: changes{gone: &s.gone}}
 	defer r.close()
 	return fn(&r)
 }
@@ -218,6 +231,7 @@ func (s *Store) Commit(b *Batch, p Position) error {
 	if err := b.batch.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("commit to %s: %w", s.dir, err)
 	}
+	b.changes.commit()
 	s.position = p
 	return b.batch.Close()
 }
@@ -269,6 +283,7 @@ func (s *Store) Install() (Position, error) {
 	if err != nil {
 		return Position{}, fmt.Errorf("install a snapshot in %s: %w", s.dir, err)
 	}
+	s.gone = gone{}
 	if s.db, err = s.open(); err != nil {
 		return Position{}, err
 	}

@@ -21,6 +21,7 @@ type reader struct {
 	src  source
 	held io.Closer // keeps the last value that Get answered
 	key  []byte    // reused for the prefixed key
+	changes
 }
 
 var _ meta.Reader = (*reader)(nil)
@@ -37,6 +38,9 @@ func (r *reader) close() {
 // Get implements meta.Reader.
 func (r *reader) Get(key []byte) ([]byte, error) {
 	r.close()
+	if r.absent(key) {
+		return nil, nil
+	}
 	r.key = prefixed(r.key, key)
 	v, closer, err := r.src.Get(r.key)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -104,17 +108,19 @@ func (s *Store) Batch() *Batch {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	b := s.db.NewIndexedBatch()
-	return &Batch{reader: reader{src: b}, batch: b}
+	return &Batch{reader: reader{src: b, changes: changes{gone: &s.gone}}, batch: b}
 }
 
 // Set implements meta.Table.
 func (b *Batch) Set(k, v []byte) error {
+	b.changes.set(k)
 	b.key = prefixed(b.key, k)
 	return b.batch.Set(b.key, v, nil)
 }
 
 // Delete implements meta.Table.
 func (b *Batch) Delete(k []byte) error {
+	b.changes.delete(k)
 	b.key = prefixed(b.key, k)
 	return b.batch.Delete(b.key, nil)
 }
