@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"dfs"
 	"dfs/meta"
 	"dfs/meta/store"
 )
@@ -71,7 +72,7 @@ func (n *Node) applyEntries(entries []*raftpb.Entry) error {
 		if err := n.store.Commit(b, p); err != nil {
 			return err
 		}
-		n.storage.position.Store(&store.Position{Index: p.Index, Term: p.Term, ConfState: p.ConfState})
+		n.storage.position.Store(&store.Position{Index: p.Index, Term: p.Term, Time: p.Time, ConfState: p.ConfState})
 		n.applied.set(p.Index)
 		for _, a := range ready {
 			n.answer(a.id, a.replies)
@@ -105,10 +106,11 @@ func (n *Node) applyEntries(entries []*raftpb.Entry) error {
 		if len(e.GetData()) == 0 {
 			continue // of a new leader
 		}
-		a, err := n.applyBatch(batch, e.GetData())
+		a, latest, err := n.applyBatch(batch, e.GetData())
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
+		p.Time = later(p.Time, latest)
 		ready = append(ready, a)
 	}
 	if err := commit(); err != nil {
@@ -118,18 +120,19 @@ func (n *Node) applyEntries(entries []*raftpb.Entry) error {
 	return nil
 }
 
-func (n *Node) applyBatch(t meta.Table, data []byte) (answered, error) {
+func (n *Node) applyBatch(t meta.Table, data []byte) (a answered, latest dfs.Time, err error) {
 	id, commands, err := decodeBatch(data)
 	if err != nil {
-		return answered{}, err
+		return answered{}, dfs.Time{}, err
 	}
-	a := answered{id: id, replies: make([]meta.Reply, len(commands))}
+	a = answered{id: id, replies: make([]meta.Reply, len(commands))}
 	for i, c := range commands {
 		if a.replies[i], err = meta.Apply(t, c); err != nil {
-			return answered{}, fmt.Errorf("%T: %w", c.Op, err)
+			return answered{}, dfs.Time{}, fmt.Errorf("%T: %w", c.Op, err)
 		}
+		latest = later(latest, c.Time)
 	}
-	return a, nil
+	return a, latest, nil
 }
 
 // applyConfChange changes who takes part, in raft's goroutine.

@@ -85,14 +85,24 @@ type Peer struct {
 // Peers lists the members, this node too.
 func (n *Node) Peers(ctx context.Context) (peers []Peer, commit uint64, err error) {
 	var status raft.Status
-	if err := n.do(ctx, func() { status = n.raft.Status() }); err != nil {
+	active := map[uint64]bool{}
+	// Raft's own mark, RecentActive, is taken away at each check of the quorum, and for
+	// a moment everybody would seem dead.
+	err = n.do(ctx, func() {
+		status = n.raft.Status()
+		since := bootTime() - int64(electionTicks*n.cfg.Tick)
+		for id, at := range n.heard {
+			active[id] = at >= since
+		}
+	})
+	if err != nil {
 		return nil, 0, err
 	}
 	add := func(id uint64, role Role) {
 		p := Peer{ID: dfs.NodeID(id), Role: role, Active: dfs.NodeID(id) == n.cfg.ID}
 		if progress, ok := status.Progress[id]; ok {
 			p.Match = progress.Match
-			p.Active = p.Active || progress.RecentActive && progress.State != tracker.StateSnapshot
+			p.Active = p.Active || active[id] && progress.State != tracker.StateSnapshot
 		}
 		peers = append(peers, p)
 	}

@@ -39,6 +39,7 @@ const (
 	uncommittedMax    = 64 << 20 // bytes; beyond them proposals are refused as busy
 	compactBytes      = 64 << 20 // bytes of entries applied between two compactions
 	compactEntriesMax = 200_000  // entries applied between two compactions
+	heardMax          = 256      // senders of messages that are remembered
 	keepEntries       = 5_000    // entries kept for followers that lag a little
 )
 
@@ -94,8 +95,10 @@ type Node struct {
 	cfg       Config
 	logger    *slog.Logger
 	store     *store.Store
-	raft      *raft.RawNode // of the goroutine run
-	storage   *storage      // of the goroutine run
+	raft      *raft.RawNode    // of the goroutine run
+	storage   *storage         // of the goroutine run
+	heard     map[uint64]int64 // of the goroutine run: boot time of each member's last message
+	stamped   dfs.Time         // of the goroutine run: the latest time that this leader gave a command
 	proposals chan *proposal
 	received  chan *raftpb.Message
 	control   chan func()
@@ -150,7 +153,7 @@ func Start(cfg Config) (*Node, error) {
 		cfg: cfg, logger: cfg.Logger, store: rows,
 		proposals: make(chan *proposal, queueMax), received: make(chan *raftpb.Message, queueMax),
 		control: make(chan func()), members: make(chan func()), applies: make(chan applyJob, applyQueueMax),
-		waiting: map[uint64][]*proposal{}, changed: make(chan struct{}), sendings: map[uint64]struct{}{},
+		heard: map[uint64]int64{}, waiting: map[uint64][]*proposal{}, changed: make(chan struct{}), sendings: map[uint64]struct{}{},
 	}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, rows.Close())
@@ -306,6 +309,9 @@ func (n *Node) step(m *raftpb.Message) {
 		if bootTime() < n.voteAfter {
 			return // it may have helped to give a lease before it was started anew
 		}
+	}
+	if _, known := n.heard[m.GetFrom()]; known || len(n.heard) < heardMax {
+		n.heard[m.GetFrom()] = bootTime()
 	}
 	if err := n.raft.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		n.logger.Debug("raft refused a message", "type", m.GetType(), "from", dfs.NodeID(m.GetFrom()), "err", err)

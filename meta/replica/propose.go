@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"dfs"
 	"dfs/meta"
 )
 
@@ -65,7 +66,7 @@ func (n *Node) ProposeAll(ctx context.Context, commands []meta.Command) ([]meta.
 func weight(commands []meta.Command) int {
 	n := 0
 	for i := range commands {
-		n += 128
+		n += 128 + 5*len(commands[i].Cred.Groups)
 		switch op := commands[i].Op.(type) {
 		case *meta.Commit:
 			n += 256 * len(op.Chunks)
@@ -73,9 +74,11 @@ func weight(commands []meta.Command) int {
 				n += 64 + 40*len(f.Extents)
 			}
 		case *meta.SetXattr:
-			n += len(op.Value)
+			n += len(op.Name) + len(op.Value)
 		case *meta.Create:
-			n += len(op.Target)
+			n += len(op.Name) + len(op.Target)
+		case *meta.Rename:
+			n += len(op.Name) + len(op.NewName)
 		case *meta.PutMap:
 			n += 128*len(op.Servers) + 64*len(op.Acting)
 		}
@@ -109,6 +112,13 @@ func (n *Node) proposeBatch(batch []*proposal, commands []meta.Command) error {
 	if s := n.Status(); !s.Leading {
 		return &NotLeaderError{Leader: s.Leader}
 	}
+	// In the order of the log no command is earlier than the one before it, whatever
+	// the clocks of this leader and the last one say: a ctime never goes back.
+	n.stamped = later(n.stamped, n.storage.position.Load().Time)
+	for i := range commands {
+		n.stamped = later(n.stamped, commands[i].Time)
+		commands[i].Time = n.stamped
+	}
 	id := rand.Uint64()
 	data, err := encodeBatch(id, commands)
 	if err != nil {
@@ -128,6 +138,13 @@ func (n *Node) proposeBatch(batch []*proposal, commands []meta.Command) error {
 		return ErrBusy // or a transfer of leadership is under way
 	}
 	return err
+}
+
+func later(a, b dfs.Time) dfs.Time {
+	if a.Compare(b) < 0 {
+		return b
+	}
+	return a
 }
 
 // answer gives a batch's callers their replies.

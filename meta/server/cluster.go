@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -24,7 +23,7 @@ import (
 
 // Times of the membership's duties.
 const (
-	mapLookEvery   = 25 * time.Millisecond // for a new map, while entries are applied
+	mapLookEvery   = 5 * time.Millisecond // at most so often is looked for a new map
 	serversEvery   = time.Second
 	probeTimeout   = 400 * time.Millisecond // of one Ping
 	probeTries     = 2
@@ -32,7 +31,10 @@ const (
 	promoteBehind  = 1000 // entries that a learner may lag when it gets its vote
 	memberTimeout  = 10 * time.Second
 	memberRetry    = 500 * time.Millisecond
-	reportsMax     = 65536
+	reportsMax     = 65536 // chunks in one report
+	serversMax     = 1024
+	mastersMax     = 9    // more would only be slower
+	homesMax       = 4096 // homes in one change of the map, so that it fits in a message
 	mapRetries     = 8
 	bootstrapGrace = 10 * time.Second // a new leader's gossip has not met everybody yet
 )
@@ -103,7 +105,7 @@ func (s *Server) Join(ctx context.Context, req *metapb.JoinRequest) (*metapb.Joi
 	if err := s.sameCluster(req.Cluster, "chunk server "+server.Name); err != nil {
 		return nil, err
 	}
-	server.Weight = max(server.Weight, 1)
+	server.Weight = max(server.Weight, 1) // one without would get no data and nobody would know why
 	server.State = dfs.ServerUp
 	epoch, err := l.changeMap(ctx, func(servers []dfs.Server) ([]dfs.Server, error) {
 		for i := range servers {
@@ -120,6 +122,9 @@ func (s *Server) Join(ctx context.Context, req *metapb.JoinRequest) (*metapb.Joi
 			case have.Name == server.Name && have.State != dfs.ServerGone:
 				return nil, status.Errorf(codes.AlreadyExists, "another chunk server is named %s (%v at %s): choose another --name", server.Name, have.ID, have.Addr)
 			}
+		}
+		if len(servers) >= serversMax {
+			return nil, status.Errorf(codes.ResourceExhausted, "the cluster has %d chunk servers already", serversMax)
 		}
 		return append(servers, server), nil
 	})
@@ -139,7 +144,7 @@ func (l *leadership) changeMap(ctx context.Context, change func([]dfs.Server) ([
 
 // +checklocks:l.mapMu
 func (l *leadership) changeMapLocked(ctx context.Context, layouts []dfs.Layout, change func([]dfs.Server) ([]dfs.Server, error)) (dfs.Epoch, error) {
-	for range mapRetries {
+	for tries := 0; tries < mapRetries; {
 		op, epoch, err := l.planMap(ctx, layouts, change)
 		if err != nil || op == nil {
 			return epoch, err
@@ -151,8 +156,12 @@ func (l *leadership) changeMapLocked(ctx context.Context, layouts []dfs.Layout, 
 		switch r.Errno {
 		case dfs.OK:
 			l.s.logger.Info("cluster map", "epoch", r.Epoch, "servers", len(op.Servers), "homes", len(op.Acting))
-			return r.Epoch, nil
-		case dfs.EAGAIN: // somebody was faster
+			if len(op.Acting) < homesMax {
+				return r.Epoch, nil
+			}
+			change = nil // it is made; there may be more homes
+		case dfs.EAGAIN: // a leader before us was faster
+			tries++
 		default:
 			return 0, fmt.Errorf("change the cluster map: %w", r.Errno)
 		}
@@ -163,43 +172,48 @@ func (l *leadership) changeMapLocked(ctx context.Context, layouts []dfs.Layout, 
 // planMap is the change of the map that brings it to what it should be; nil when
 // it is so.
 func (l *leadership) planMap(ctx context.Context, layouts []dfs.Layout, change func([]dfs.Server) ([]dfs.Server, error)) (*meta.PutMap, dfs.Epoch, error) {
-	op := &meta.PutMap{}
-	var current dfs.Epoch
-	err := l.s.node.Read(ctx, func(v meta.View) error {
-		m, err := v.Map()
-		if err != nil {
+	var m *dfs.ClusterMap
+	var used []dfs.Layout
+	var filled map[dfs.PG]bool
+	// What is computed from it comes after: nothing is applied while a View is held.
+	err := l.s.node.Read(ctx, func(v meta.View) (err error) {
+		if m, err = v.Map(); err != nil {
 			return err
 		}
-		*op = meta.PutMap{Epoch: m.Epoch}
-		current = m.Epoch
-		if change != nil {
-			servers, err := change(slices.Clone(m.Servers))
+		if used, err = v.Layouts(); err != nil {
+			return err
+		}
+		filled = make(map[dfs.PG]bool, len(m.Home))
+		for pg := range m.Home {
+			n, err := v.GroupChunks(pg)
 			if err != nil {
 				return err
 			}
-			if !slices.Equal(servers, m.Servers) {
-				op.Servers, m.Servers = servers, servers
-			}
+			filled[pg] = n > 0
 		}
-		used, err := v.Layouts()
-		if err != nil {
-			return err
-		}
-		_, homes := placement.Next(m, append(append(used, dfs.DefaultLayout), layouts...), func(pg dfs.PG) bool {
-			n, gerr := v.GroupChunks(pg)
-			err = errors.Join(err, gerr)
-			return n == 0 && gerr == nil
-		})
-		for pg, home := range homes {
-			op.Acting = append(op.Acting, meta.Home{PG: pg, Servers: home})
-		}
-		slices.SortFunc(op.Acting, func(a, b meta.Home) int { return int(int64(a.PG) - int64(b.PG)) })
-		return err
+		return nil
 	})
-	if err != nil || len(op.Servers) == 0 && len(op.Acting) == 0 {
-		return nil, current, err
+	if err != nil {
+		return nil, 0, err
 	}
-	return op, current, nil
+	op := &meta.PutMap{Epoch: m.Epoch}
+	if change != nil {
+		servers, err := change(slices.Clone(m.Servers))
+		if err != nil {
+			return nil, 0, err
+		}
+		if !slices.Equal(servers, m.Servers) {
+			op.Servers, m.Servers = servers, servers
+		}
+	}
+	changed, homes := placement.Next(m, slices.Concat(used, []dfs.Layout{dfs.DefaultLayout}, layouts), func(pg dfs.PG) bool { return !filled[pg] })
+	for _, pg := range changed[:min(len(changed), homesMax)] {
+		op.Acting = append(op.Acting, meta.Home{PG: pg, Servers: homes[pg]})
+	}
+	if len(op.Servers) == 0 && len(op.Acting) == 0 {
+		return nil, m.Epoch, nil
+	}
+	return op, m.Epoch, nil
 }
 
 // prepareLayout makes sure that a layout has homes before something is kept in it;
@@ -229,37 +243,59 @@ func (s *Server) ReportServer(ctx context.Context, req *metapb.ReportServerReque
 	if l == nil {
 		return nil, s.notReady()
 	}
-	m := s.mapNow()
+	var m *dfs.ClusterMap
+	if err := s.read(ctx, func(v meta.View) (err error) { m, err = v.Map(); return err }); err != nil {
+		return nil, err
+	}
 	server := m.Server(dfs.NodeID(req.Server))
 	if server == nil {
 		return nil, status.Errorf(codes.NotFound, "no chunk server has the id %v", dfs.NodeID(req.Server))
 	}
-	up := s.probe(ctx, server)
-	epoch := m.Epoch
-	if err := ctx.Err(); err != nil {
-		return nil, s.failure(err)
+	if server.State != dfs.ServerUp { // that was decided already
+		return &metapb.ReportServerReply{Epoch: uint64(m.Epoch), Up: server.State == dfs.ServerDrain}, nil
 	}
-	var err error
-	if !up && server.State != dfs.ServerDown {
+	// Many clients report the same server at the same moment: it is tried once, and
+	// goes on when the first of them has gone away.
+	result := l.probes.DoChan(server.ID.String(), func() (any, error) {
+		if s.probe(l.ctx, server) {
+			return &metapb.ReportServerReply{Epoch: uint64(m.Epoch), Up: true}, nil
+		}
+		if err := l.ctx.Err(); err != nil {
+			return nil, err
+		}
 		s.logger.Warn("a chunk server does not answer", "server", server.Name, "reported", req.Reason)
-		epoch, err = l.setState(ctx, server.ID, dfs.ServerDown)
-	} else {
-		err = s.read(ctx, func(v meta.View) (err error) { epoch, err = v.Epoch(); return err })
+		epoch, err := l.setState(l.ctx, server, dfs.ServerDown)
+		return &metapb.ReportServerReply{Epoch: uint64(epoch)}, err
+	})
+	select {
+	case r := <-result:
+		if r.Err != nil {
+			return nil, s.failure(r.Err)
+		}
+		return r.Val.(*metapb.ReportServerReply), nil
+	case <-ctx.Done():
+		return nil, s.failure(ctx.Err())
 	}
-	if err != nil {
-		return nil, s.failure(err)
-	}
-	return &metapb.ReportServerReply{Epoch: uint64(epoch), Up: up}, nil
 }
 
-// probe asks a server directly whether it can work.
+// probe asks a server directly whether it can work. The second try comes later when
+// the first was refused at once: the server may be about to listen, or the
+// connection to be made anew.
 func (s *Server) probe(ctx context.Context, server *dfs.Server) bool {
-	for range probeTries {
+	for try := 1; ; try++ {
+		next := time.After(probeTimeout)
 		if s.ping(ctx, server) == nil {
 			return true
 		}
+		if try == probeTries {
+			return false
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return false
 }
 
 func (s *Server) ping(ctx context.Context, server *dfs.Server) error {
@@ -279,10 +315,11 @@ func (s *Server) ping(ctx context.Context, server *dfs.Server) error {
 	return nil
 }
 
-func (l *leadership) setState(ctx context.Context, id dfs.NodeID, state dfs.ServerState) (dfs.Epoch, error) {
+// setState changes a server that is still as it was when it was looked at.
+func (l *leadership) setState(ctx context.Context, was *dfs.Server, state dfs.ServerState) (dfs.Epoch, error) {
 	return l.changeMap(ctx, func(servers []dfs.Server) ([]dfs.Server, error) {
 		for i := range servers {
-			if servers[i].ID == id && (servers[i].State == dfs.ServerUp || servers[i].State == dfs.ServerDown) {
+			if servers[i] == *was {
 				servers[i].State = state
 			}
 		}
@@ -385,59 +422,6 @@ func (s *Server) ReportChunks(ctx context.Context, req *metapb.ReportChunksReque
 	return out, err
 }
 
-// mapNow is the map as this master knows it.
-func (s *Server) mapNow() *dfs.ClusterMap {
-	m := &dfs.ClusterMap{}
-	err := s.node.LocalRead(func(v meta.View) (err error) {
-		m, err = v.Map()
-		return err
-	})
-	if err != nil {
-		s.logger.Error("cannot read the cluster map", "err", err)
-		return &dfs.ClusterMap{}
-	}
-	return m
-}
-
-// WatchMap sends the map now and after each change. Every master answers; one that
-// is behind sends what it has.
-func (s *Server) WatchMap(req *metapb.WatchMapRequest, out metapb.Cluster_WatchMapServer) error {
-	sent := dfs.Epoch(req.Epoch)
-	seen := uint64(0)
-	ticker := time.NewTicker(mapLookEvery)
-	defer ticker.Stop()
-	for {
-		if at := s.node.Applied(); at != seen {
-			seen = at
-			var m *dfs.ClusterMap
-			err := s.node.LocalRead(func(v meta.View) error {
-				epoch, err := v.Epoch()
-				if err != nil || epoch <= sent {
-					return err
-				}
-				m, err = v.Map()
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			if m != nil {
-				if err := out.Send(rpc.ClusterMapToProto(m)); err != nil {
-					return err
-				}
-				sent = m.Epoch
-			}
-		}
-		select {
-		case <-ticker.C:
-		case <-out.Context().Done():
-			return nil
-		case <-s.ctx.Done():
-			return rpc.Unavailable("this master ends")
-		}
-	}
-}
-
 // JoinMaster makes an empty master a member.
 func (s *Server) JoinMaster(ctx context.Context, req *metapb.JoinMasterRequest) (*metapb.JoinMasterReply, error) {
 	if s.leading.Load() == nil {
@@ -446,7 +430,19 @@ func (s *Server) JoinMaster(ctx context.Context, req *metapb.JoinMasterRequest) 
 	if err := s.sameCluster(req.Cluster, "master "+req.Name); err != nil {
 		return nil, err
 	}
-	if err := s.addMaster(ctx, meta.Master{ID: dfs.NodeID(req.Id), Name: req.Name, Addr: req.Addr}); err != nil {
+	m := meta.Master{ID: dfs.NodeID(req.Id), Name: req.Name, Addr: req.Addr}
+	if req.Cluster != 0 {
+		// It was admitted once. If it is not written down any more, somebody removed it,
+		// and a restart of it must not undo that.
+		var masters []meta.Master
+		if err := s.read(ctx, func(v meta.View) (err error) { masters, err = v.Masters(); return err }); err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(masters, func(have meta.Master) bool { return have.ID == m.ID }) {
+			return nil, status.Errorf(codes.PermissionDenied, "master %s (%v) was removed from the cluster: stop it, or start it with an empty folder to add it again", m.Name, m.ID)
+		}
+	}
+	if err := s.addMaster(ctx, m); err != nil {
 		return nil, err
 	}
 	return &metapb.JoinMasterReply{Cluster: s.cluster.Load(), Gossip: s.gossipAddrs()}, nil
@@ -467,7 +463,10 @@ func (s *Server) addMaster(ctx context.Context, m meta.Master) error {
 		}
 	}
 	if !slices.Contains(masters, m) {
-		if _, err := s.propose(ctx, &meta.PutMaster{ID: m.ID, Name: m.Name, Addr: m.Addr}); err != nil {
+		if len(masters) >= mastersMax && !slices.ContainsFunc(masters, func(have meta.Master) bool { return have.ID == m.ID }) {
+			return status.Errorf(codes.ResourceExhausted, "the cluster has %d masters already: remove one first", len(masters))
+		}
+		if err := s.carry(ctx, &meta.PutMaster{ID: m.ID, Name: m.Name, Addr: m.Addr}); err != nil {
 			return s.failure(err)
 		}
 	}
@@ -484,7 +483,7 @@ func (l *leadership) promoteMasters() {
 			continue
 		}
 		for _, p := range peers {
-			if p.Role == replica.Learner && p.Active && p.Match+promoteBehind >= commit {
+			if p.Role == replica.Learner && p.Active && p.Match > 0 && p.Match+promoteBehind >= commit {
 				ctx, cancel := context.WithTimeout(l.ctx, memberTimeout)
 				err := l.s.node.Promote(ctx, p.ID)
 				cancel()
@@ -500,7 +499,6 @@ func (l *leadership) promoteMasters() {
 
 // member makes this master known to the others, and joins gossip.
 func (s *Server) member() {
-	s.startGossip(nil)
 	seeds := slices.Clone(s.cfg.Join)
 	err := s.node.LocalRead(func(v meta.View) error {
 		masters, err := v.Masters()
@@ -527,6 +525,11 @@ func (s *Server) member() {
 		err := s.join(masters)
 		if err == nil {
 			break
+		}
+		switch c := status.Code(err); {
+		case c == codes.PermissionDenied, c == codes.AlreadyExists, c == codes.InvalidArgument, rpc.IsWrongCluster(err):
+			s.stop(fmt.Errorf("the masters refuse this one: %s", status.Convert(err).Message()))
+			return
 		}
 		if text := err.Error(); text != told && s.ctx.Err() == nil {
 			told = text
@@ -565,12 +568,11 @@ func (s *Server) join(masters *rpc.Masters) error {
 		}
 		s.pool.SetCluster(id.Cluster)
 	}
-	s.startGossip(reply.Gossip)
-	return nil
+	return s.startGossip(reply.Gossip)
 }
 
 // startGossip takes part in gossip once the cluster is known.
-func (s *Server) startGossip(seeds []string) {
+func (s *Server) startGossip(seeds []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gossip == nil && s.cluster.Load() != 0 && (s.cfg.GossipListen != "" || s.cfg.GossipTransport != nil) {
@@ -582,8 +584,7 @@ func (s *Server) startGossip(seeds []string) {
 			Listen: s.cfg.GossipListen, Advertise: s.cfg.GossipAdvertise, Transport: s.cfg.GossipTransport, Logger: s.logger,
 		})
 		if err != nil {
-			s.logger.Error("no gossip: chunk servers that fail are noticed late", "err", err)
-			return
+			return err
 		}
 		s.gossip = g
 	}
@@ -594,4 +595,5 @@ func (s *Server) startGossip(seeds []string) {
 			}
 		})
 	}
+	return nil
 }

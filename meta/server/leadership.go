@@ -348,7 +348,6 @@ func (l *leadership) takeOver() error {
 	if err != nil {
 		return err
 	}
-	s.clock.raise(s.node.Clock())
 	if !bootstrapped {
 		if err := s.carry(l.ctx, &meta.Bootstrap{Cluster: s.clusterID(), Buckets: s.cfg.Buckets}); err != nil {
 			return err

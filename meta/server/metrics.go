@@ -1,15 +1,45 @@
 package server
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dfs"
 	"dfs/internal/disk"
 )
 
-// register makes a master's own figures known to Prometheus; all of them are
-// computed when they are asked for.
-func register(r prometheus.Registerer, s *Server) {
+// metrics are the figures that are counted as things happen.
+type metrics struct {
+	mutations prometheus.Counter
+	seconds   prometheus.Histogram
+	refused   *prometheus.CounterVec // by reason
+}
+
+// mutate counts a request that began at start.
+func (m *metrics) mutate(changes int, start time.Time) {
+	m.mutations.Add(float64(changes))
+	m.seconds.Observe(time.Since(start).Seconds())
+}
+
+// newMetrics makes a master's own figures known to Prometheus; most are computed when
+// they are asked for.
+func newMetrics(r prometheus.Registerer, s *Server) *metrics {
+	m := &metrics{
+		mutations: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "dfs", Subsystem: "master", Name: "mutations_total", Help: "Changes that clients asked for.",
+		}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "dfs", Subsystem: "master", Name: "mutate_seconds", Help: "Time of a request with changes, until it is answered.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "dfs", Subsystem: "master", Name: "failures_total", Help: "Requests that failed and may be tried again, by reason.",
+		}, []string{"reason"}),
+	}
+	r.MustRegister(m.mutations, m.seconds, m.refused, prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: "dfs", Subsystem: "master", Name: "raft_dropped_total", Help: "Batches of Raft messages that a full queue did not take.",
+	}, func() float64 { return float64(s.transport.dropped.Load()) }))
 	gauge := func(name, help string, fn func() float64) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "dfs", Subsystem: "master", Name: name, Help: help}, fn))
 	}
@@ -32,6 +62,9 @@ func register(r prometheus.Registerer, s *Server) {
 		defer l.mu.Unlock()
 		return float64(len(l.sessions))
 	})
+	gauge("map_epoch", "Epoch of the cluster map that this master has.", func() float64 { return float64(s.mapNow().Epoch) })
+	gauge("raft_queue", "Batches of Raft messages that wait to be sent.", func() float64 { return float64(s.transport.queued()) })
+	return m
 }
 
 // keepIdentity writes down which cluster admitted this master.

@@ -43,7 +43,7 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 	defer s.metrics.mutate(len(req.Mutations), time.Now())
 	session := dfs.SessionID(req.Session)
 	commands := make([]meta.Command, len(req.Mutations))
-	now := s.clock.now()
+	at := now()
 	for i, m := range req.Mutations {
 		op, err := operation(m)
 		if err != nil {
@@ -57,7 +57,7 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 				policy.Layout = 0 // the state refuses it with EINVAL, and remembers the answer
 			}
 		}
-		commands[i] = meta.Command{Session: session, Seq: m.Seq, Acked: req.Acked, Time: now, Cred: rpc.CredFromProto(m.Cred), Op: op}
+		commands[i] = meta.Command{Session: session, Seq: m.Seq, Acked: req.Acked, Time: at, Cred: rpc.CredFromProto(m.Cred), Op: op}
 		if c, ok := op.(*meta.Create); ok && m.GetCreate().Open {
 			l.opened(session, c.Ino) // before it exists, so that nobody can free it between
 		}

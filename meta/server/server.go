@@ -83,7 +83,6 @@ type Server struct {
 	listener  net.Listener
 	addr      string // advertised
 	admin     *admin.Server
-	clock     clock
 	metrics   *metrics
 	maps      mapWatch
 	leading   atomic.Pointer[leadership] // nil while this master does not lead
@@ -92,6 +91,9 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	once   sync.Once
+	done   chan struct{}
+	fatal  error // why it must not go on; set before done is closed
+	ending sync.Once
 
 	mu     sync.Mutex
 	gossip *gossip.Node // +checklocks:mu — nil before it has joined
@@ -120,7 +122,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.DropWait == 0 {
 		cfg.DropWait = dropWait
 	}
-	s := &Server{cfg: cfg, logger: cfg.Logger}
+	s := &Server{cfg: cfg, logger: cfg.Logger, done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.release(false))
@@ -155,7 +157,7 @@ func (s *Server) start() (err error) {
 	}
 	s.transport.open()
 	if s.node.Applied() > 0 && len(s.cfg.Join) > 0 {
-		s.logger.Info("--join is of no use any more: the folder says which cluster this master is of", "cluster", s.id.Cluster)
+		s.logger.Info("--join only helps to find the other masters: the folder says which cluster this one is of", "cluster", s.id.Cluster)
 	}
 	if err := s.startAdmin(); err != nil {
 		return err
@@ -172,8 +174,20 @@ func (s *Server) start() (err error) {
 			s.logger.Error("the gRPC service ended", "err", err)
 		}
 	})
+	// A master that is not admitted yet begins to gossip when it is.
+	if err := s.startGossip(nil); err != nil {
+		return err
+	}
+	s.wg.Go(s.watchMap)
 	s.wg.Go(s.member)
 	s.wg.Go(s.lead)
+	s.wg.Go(func() {
+		select {
+		case <-s.node.Done():
+			s.stop(s.node.Err())
+		case <-s.ctx.Done():
+		}
+	})
 	return nil
 }
 
@@ -195,7 +209,7 @@ func (s *Server) startAdmin() (err error) {
 
 // health is what /healthz says: a master that knows no leader cannot serve.
 func (s *Server) health() error {
-	if err := s.node.Err(); err != nil {
+	if err := s.Err(); err != nil {
 		return err
 	}
 	if st := s.node.Status(); !st.Leading && st.Leader == 0 {
@@ -215,11 +229,27 @@ func (s *Server) Name() string { return s.cfg.Name }
 // Leading reports whether this master leads.
 func (s *Server) Leading() bool { return s.node.Status().Leading }
 
-// Done is closed when the master has stopped by itself; Err says why.
-func (s *Server) Done() <-chan struct{} { return s.node.Done() }
+// Done is closed when the master must not go on; Err says why. Close is still to be
+// called.
+func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Err is why it stopped by itself.
-func (s *Server) Err() error { return s.node.Err() }
+// Err is why it must not go on; nil while it may.
+func (s *Server) Err() error {
+	select {
+	case <-s.done:
+		return s.fatal
+	default:
+		return nil
+	}
+}
+
+// stop says that the master must not go on.
+func (s *Server) stop(err error) {
+	s.ending.Do(func() {
+		s.fatal = err
+		close(s.done)
+	})
+}
 
 // Close hands leadership over, ends all that runs, and closes the state.
 func (s *Server) Close() error {
@@ -295,35 +325,13 @@ func (s *Server) handOver(ctx context.Context) error {
 	return s.node.Transfer(ctx, best.ID)
 }
 
-// clock stamps changes. It never goes back, so that a file's ctime does not.
-type clock struct {
-	mu   sync.Mutex
-	last dfs.Time // +checklocks:mu
-}
-
-func (c *clock) now() dfs.Time {
-	t := dfs.TimeOf(time.Now())
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t.Compare(c.last) < 0 {
-		return c.last
-	}
-	c.last = t
-	return t
-}
-
-// raise lets no later time be before t.
-func (c *clock) raise(t dfs.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t.Compare(c.last) > 0 {
-		c.last = t
-	}
-}
+// now stamps changes. The replica sees to it that no change is earlier than the one
+// before it.
+func now() dfs.Time { return dfs.TimeOf(time.Now()) }
 
 // propose makes a change of the masters themselves.
 func (s *Server) propose(ctx context.Context, op meta.Op) (meta.Reply, error) {
-	return s.node.Propose(ctx, meta.Command{Time: s.clock.now(), Op: op})
+	return s.node.Propose(ctx, meta.Command{Time: now(), Op: op})
 }
 
 // carry makes a change of the masters themselves that must not be refused.
@@ -343,10 +351,13 @@ func (s *Server) failure(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &other):
+		s.metrics.refused.WithLabelValues("not_leader").Inc()
 		return rpc.NotLeader(other.Leader, s.transport.addrOf(other.Leader))
 	case errors.Is(err, replica.ErrUnknown), errors.Is(err, replica.ErrBusy), errors.Is(err, replica.ErrStopped):
+		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return rpc.Unavailable("%v", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		s.metrics.refused.WithLabelValues("no_answer").Inc()
 		return rpc.Unavailable("no answer from a majority of the masters: %v", err)
 	}
 	return err

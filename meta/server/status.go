@@ -17,6 +17,7 @@ import (
 	"dfs/placement"
 	"dfs/proto/adminpb"
 	"dfs/proto/metapb"
+	"dfs/rpc"
 )
 
 // Severity and health of a cluster.
@@ -270,7 +271,11 @@ func where(v meta.View, req *adminpb.WhereRequest) (*adminpb.WhereReply, error) 
 	if !attr.IsFile() {
 		return out, nil
 	}
-	extents, more, err := v.Extents(attr.Ino, req.Off, int(min(req.Limit, whereMax)))
+	limit := int(min(req.Limit, whereMax))
+	if limit == 0 {
+		limit = whereMax
+	}
+	extents, more, err := v.Extents(attr.Ino, req.Off, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -318,6 +323,9 @@ func (s *Server) AddMaster(ctx context.Context, req *adminpb.AddMasterRequest) (
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
 	hello, err := metapb.NewClusterClient(conn).Hello(ctx, &metapb.HelloRequest{})
+	if rpc.IsWrongCluster(err) {
+		return nil, status.Errorf(codes.PermissionDenied, "the master at %s is of another cluster: %s", req.Addr, status.Convert(err).Message())
+	}
 	if err != nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "no master answers at %s: start dfs-master there with an empty folder and --join %s (%v)", req.Addr, s.addr, err)
 	}
@@ -377,10 +385,11 @@ func (s *Server) RemoveMaster(ctx context.Context, req *adminpb.RemoveMasterRequ
 	if err := s.node.Remove(ctx, m.ID); err != nil {
 		return nil, s.failure(err)
 	}
-	if _, err := s.propose(ctx, &meta.RemoveMaster{ID: m.ID}); err != nil {
-		return nil, s.failure(err)
+	r, err := s.propose(ctx, &meta.RemoveMaster{ID: m.ID})
+	if err == nil && r.Errno != dfs.OK && r.Errno != dfs.ENOENT {
+		err = r.Errno
 	}
-	return &adminpb.RemoveMasterReply{}, nil
+	return &adminpb.RemoveMasterReply{}, s.failure(err)
 }
 
 // TransferLeader hands leadership to a master.

@@ -49,6 +49,8 @@ type transport struct {
 	wg     sync.WaitGroup
 	ready  chan struct{} // closed by open
 
+	dropped atomic.Int64 // batches that a full queue did not take
+
 	mu    sync.Mutex
 	addrs map[dfs.NodeID]string // +checklocks:mu
 	peers map[dfs.NodeID]*peer  // +checklocks:mu
@@ -127,6 +129,7 @@ func (t *transport) Send(messages []*replica.Message) {
 			case p.queue <- messages[:n:n]:
 			default: // raft sends again
 				p.lost.Store(true)
+				t.dropped.Add(1)
 			}
 		}
 		messages = messages[n:]
@@ -171,6 +174,17 @@ func (t *transport) run(p *peer) {
 		}
 		drain(p.queue)
 	}
+}
+
+// queued is how many batches wait.
+func (t *transport) queued() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for _, p := range t.peers {
+		n += len(p.queue)
+	}
+	return n
 }
 
 func drain(queue chan []*replica.Message) {
