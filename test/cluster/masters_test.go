@@ -19,7 +19,6 @@ type session struct {
 	c      *Cluster
 	id     uint64
 	inodes *metapb.IDRange
-	seq    uint64
 }
 
 func (c *Cluster) session() *session {
