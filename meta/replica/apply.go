@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 
 	"go.etcd.io/raft/v3"
@@ -18,6 +19,7 @@ import (
 // applyJob is committed entries, or a snapshot to install.
 type applyJob struct {
 	entries []*raftpb.Entry
+	confs   map[uint64][]byte // raftpb.ConfState after the entry of that index
 	install *raftpb.Snapshot
 	done    chan error // of install
 }
@@ -33,15 +35,17 @@ func (n *Node) applier() {
 	for {
 		select {
 		case job := <-n.applies:
-			if job.install != nil {
-				job.done <- n.installRows(job.install)
-				continue
-			}
-			if err := n.applyEntries(n.applyMore(job.entries)); err != nil {
-				if n.ctx.Err() == nil {
-					n.fail(fmt.Errorf("apply: %w", err))
+			job, install := n.applyMore(job)
+			if len(job.entries) > 0 {
+				if err := n.applyEntries(job); err != nil {
+					if n.ctx.Err() == nil {
+						n.fail(fmt.Errorf("apply: %w", err))
+					}
+					return
 				}
-				return
+			}
+			if install != nil {
+				install.done <- n.installRows(install.install)
 			}
 		case <-n.ctx.Done():
 			return
@@ -50,19 +54,30 @@ func (n *Node) applier() {
 }
 
 // applyMore takes the entries that wait already, so that one commit of the store
-// serves them all. A snapshot ends it: it is never behind entries, since raft waits
-// for its installation.
-func (n *Node) applyMore(entries []*raftpb.Entry) []*raftpb.Entry {
-	for len(n.applies) > 0 {
-		job := <-n.applies
-		entries = append(entries[:len(entries):len(entries)], job.entries...)
+// serves them all. A snapshot ends it, and is answered apart: raft holds entries
+// for applied once it has handed them over, so they may wait before a snapshot.
+func (n *Node) applyMore(job applyJob) (entries applyJob, install *applyJob) {
+	if job.install != nil {
+		return applyJob{}, &job
 	}
-	return entries
+	entries = applyJob{entries: job.entries, confs: job.confs}
+	for len(n.applies) > 0 {
+		next := <-n.applies
+		if next.install != nil {
+			return entries, &next
+		}
+		entries.entries = append(entries.entries[:len(entries.entries):len(entries.entries)], next.entries...)
+		if entries.confs == nil {
+			entries.confs = next.confs
+		} else {
+			maps.Copy(entries.confs, next.confs)
+		}
+	}
+	return entries, nil
 }
 
-// applyEntries applies entries in one batch of the store; changes of the
-// membership are a batch of their own.
-func (n *Node) applyEntries(entries []*raftpb.Entry) error {
+// applyEntries applies entries in one batch of the store.
+func (n *Node) applyEntries(job applyJob) error {
 	p := *n.storage.position.Load()
 	batch := n.store.Batch()
 	var ready []answered
@@ -85,7 +100,7 @@ func (n *Node) applyEntries(entries []*raftpb.Entry) error {
 			_ = batch.Close() // thrown away with the error that is on its way
 		}
 	}()
-	for _, e := range entries {
+	for _, e := range job.entries {
 		if e.GetIndex() <= p.Index {
 			continue
 		}
@@ -96,11 +111,7 @@ func (n *Node) applyEntries(entries []*raftpb.Entry) error {
 		n.compactAt.bytes.Add(int64(len(e.GetData())))
 		n.compactAt.entries.Add(1)
 		if e.GetType() != raftpb.EntryNormal {
-			conf, err := n.applyConfChange(e)
-			if err != nil {
-				return err
-			}
-			p.ConfState = conf
+			p.ConfState = job.confs[e.GetIndex()]
 			continue
 		}
 		if len(e.GetData()) == 0 {
@@ -135,7 +146,24 @@ func (n *Node) applyBatch(t meta.Table, data []byte) (a answered, latest dfs.Tim
 	return a, latest, nil
 }
 
-// applyConfChange changes who takes part, in raft's goroutine.
+// applyConfChanges puts changes of the membership in force, in raft's goroutine and
+// before raft holds their entries for applied: from then on it allows the next
+// change, and to stand for election.
+func (n *Node) applyConfChanges(entries []*raftpb.Entry) (confs map[uint64][]byte, err error) {
+	for _, e := range entries {
+		if e.GetType() == raftpb.EntryNormal {
+			continue
+		}
+		if confs == nil {
+			confs = map[uint64][]byte{}
+		}
+		if confs[e.GetIndex()], err = n.applyConfChange(e); err != nil {
+			return nil, err
+		}
+	}
+	return confs, nil
+}
+
 func (n *Node) applyConfChange(e *raftpb.Entry) ([]byte, error) {
 	var change raftpb.ConfChangeI
 	switch e.GetType() {
@@ -154,11 +182,7 @@ func (n *Node) applyConfChange(e *raftpb.Entry) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("entry of unknown type %v: a newer version of dfs wrote it", e.GetType())
 	}
-	var conf *raftpb.ConfState
-	if err := n.doBy(n.ctx, n.members, func() { conf = n.raft.ApplyConfChange(change) }); err != nil {
-		return nil, err
-	}
-	return proto.Marshal(conf)
+	return proto.Marshal(n.raft.ApplyConfChange(change))
 }
 
 // install replaces the state by a snapshot that has come. The state of raft is on
@@ -171,30 +195,30 @@ func (n *Node) install(rd raft.Ready) error {
 	if !n.hand(job) {
 		return nil
 	}
-	for {
-		select {
-		case err := <-job.done:
-			if err != nil {
-				return err
-			}
-			return n.storage.reset(rd.Snapshot)
-		case fn := <-n.members:
-			fn()
-		case <-n.ctx.Done():
-			return nil
+	select {
+	case err := <-job.done:
+		if err != nil {
+			return err
 		}
+		return n.storage.reset(rd.Snapshot)
+	case <-n.ctx.Done():
+		return nil
 	}
 }
 
 // errForeignSnapshot is the cause when the files are not what the message said.
 var errForeignSnapshot = errors.New("the snapshot's files are at another position than its message says")
 
+func isAt(p store.Position, s *raftpb.Snapshot) bool {
+	return p.Index == s.GetMetadata().GetIndex() && p.Term == s.GetMetadata().GetTerm()
+}
+
 func (n *Node) installRows(snapshot *raftpb.Snapshot) error {
 	p, err := n.store.Install()
 	if err != nil {
 		return err
 	}
-	if p.Index != snapshot.GetMetadata().GetIndex() || p.Term != snapshot.GetMetadata().GetTerm() {
+	if !isAt(p, snapshot) {
 		return errForeignSnapshot
 	}
 	n.storage.position.Store(&p)

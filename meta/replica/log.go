@@ -32,6 +32,7 @@ const (
 	recordHeader   = 16
 	recordAlign    = 8
 	recordMax      = 64 << 20 // bytes of one record
+	recordFill     = 8 << 20  // bytes of entries after which a record takes no more
 	SegmentBytes   = 16 << 20 // default size of a segment; a longer record gets a segment of its own
 	segmentSuffix  = ".log"
 	freeSuffix     = ".free"
@@ -105,12 +106,28 @@ func openWAL(fs disk.FS, dir string, segmentBytes int64, fn func(record) (uint64
 	if err := w.list(); err != nil {
 		return nil, err
 	}
+	// A process that was killed may have left names that do not last yet.
+	if err := fs.SyncDir(dir); err != nil {
+		return nil, err
+	}
 	for i := range w.segments {
 		if err := w.replay(i, fn); err != nil {
 			return nil, errors.Join(err, w.closeFile())
 		}
 	}
+	if len(w.segments) > 0 {
+		w.prepare() // the next segment must not be waited for
+	}
 	return w, nil
+}
+
+// hasLog reports whether there is a log in a folder.
+func hasLog(fs disk.FS, dir string) (bool, error) {
+	entries, err := fs.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return slices.ContainsFunc(entries, func(e disk.Entry) bool { return strings.HasSuffix(e.Name, segmentSuffix) }), err
 }
 
 // list finds the segments. Free ones of an earlier process are not trusted to be
@@ -196,9 +213,10 @@ func (w *wal) replay(i int, fn func(record) (uint64, error)) error {
 		if _, err := w.file.WriteAt(tail, off); err != nil {
 			return err
 		}
-		return w.file.Sync()
 	}
-	return nil
+	// A process that was killed may have written what it did not sync. From now on
+	// raft counts on it.
+	return w.file.Sync()
 }
 
 var (

@@ -41,6 +41,7 @@ const (
 	compactEntriesMax = 200_000  // entries applied between two compactions
 	heardMax          = 256      // senders of messages that are remembered
 	keepEntries       = 5_000    // entries kept for followers that lag a little
+	keepBytes         = 32 << 20 // and bytes of them, since they are in memory too
 )
 
 // Message is what masters say to each other. It belongs to Raft; a transport only
@@ -102,7 +103,6 @@ type Node struct {
 	proposals chan *proposal
 	received  chan *raftpb.Message
 	control   chan func()
-	members   chan func() // changes of the membership that the applier came upon
 	applies   chan applyJob
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -152,7 +152,7 @@ func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, store: rows,
 		proposals: make(chan *proposal, queueMax), received: make(chan *raftpb.Message, queueMax),
-		control: make(chan func()), members: make(chan func()), applies: make(chan applyJob, applyQueueMax),
+		control: make(chan func()), applies: make(chan applyJob, applyQueueMax),
 		heard: map[uint64]int64{}, waiting: map[uint64][]*proposal{}, changed: make(chan struct{}), sendings: map[uint64]struct{}{},
 	}
 	if err := n.open(); err != nil {
@@ -171,7 +171,14 @@ func (n *Node) open() error {
 		if p.Index != 0 {
 			return fmt.Errorf("%s %w: start without --bootstrap", n.cfg.Dir, ErrExists)
 		}
-		var err error
+		// Rows may be lost, and the log of the group that they belonged to be there.
+		used, err := hasLog(n.cfg.FS, filepath.Join(n.cfg.Dir, "raft"))
+		if err != nil {
+			return err
+		}
+		if used {
+			return fmt.Errorf("%s %w: it has a raft log, and the rows are missing", n.cfg.Dir, ErrExists)
+		}
 		if p, err = n.bootstrap(); err != nil {
 			return err
 		}
@@ -283,8 +290,6 @@ func (n *Node) run() {
 			n.propose(p)
 		case fn := <-n.control:
 			fn()
-		case fn := <-n.members:
-			fn()
 		case <-n.reads.wake():
 			n.askReads()
 		}
@@ -341,26 +346,27 @@ func (n *Node) handleReady() error {
 		}
 		n.send(late)
 		n.answerReads(rd.ReadStates)
-		if len(rd.CommittedEntries) > 0 && !n.hand(applyJob{entries: rd.CommittedEntries}) {
-			return nil
+		if len(rd.CommittedEntries) > 0 {
+			confs, err := n.applyConfChanges(rd.CommittedEntries)
+			if err != nil {
+				return err
+			}
+			if !n.hand(applyJob{entries: rd.CommittedEntries, confs: confs}) {
+				return nil
+			}
 		}
 		n.raft.Advance(rd)
 	}
 	return nil
 }
 
-// hand gives the applier a job; false when the node stops. The applier may itself
-// wait for this goroutine, with a change of the membership.
+// hand gives the applier a job; false when the node stops.
 func (n *Node) hand(job applyJob) bool {
-	for {
-		select {
-		case n.applies <- job:
-			return true
-		case fn := <-n.members:
-			fn()
-		case <-n.ctx.Done():
-			return false
-		}
+	select {
+	case n.applies <- job:
+		return true
+	case <-n.ctx.Done():
+		return false
 	}
 }
 
@@ -423,12 +429,10 @@ func (n *Node) later(fn func()) {
 }
 
 // do runs fn in raft's goroutine and waits for it.
-func (n *Node) do(ctx context.Context, fn func()) error { return n.doBy(ctx, n.control, fn) }
-
-func (n *Node) doBy(ctx context.Context, through chan func(), fn func()) error {
+func (n *Node) do(ctx context.Context, fn func()) error {
 	done := make(chan struct{})
 	select {
-	case through <- func() { defer close(done); fn() }:
+	case n.control <- func() { defer close(done); fn() }:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-n.ctx.Done():

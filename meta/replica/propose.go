@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
+	"sync"
 
 	"go.etcd.io/raft/v3"
 
@@ -15,14 +17,17 @@ import (
 type proposal struct {
 	commands []meta.Command
 	bytes    int
+	once     sync.Once     // a node that stops may finish what raft's goroutine finishes too
 	done     chan struct{} // closed once replies or err are there
 	replies  []meta.Reply
 	err      error
 }
 
 func (p *proposal) finish(replies []meta.Reply, err error) {
-	p.replies, p.err = replies, err
-	close(p.done)
+	p.once.Do(func() {
+		p.replies, p.err = replies, err
+		close(p.done)
+	})
 }
 
 // Propose makes one change and waits until it is applied here. The error is a
@@ -89,12 +94,12 @@ func weight(commands []meta.Command) int {
 // propose joins the proposals that wait in one entry.
 func (n *Node) propose(first *proposal) {
 	batch := []*proposal{first}
-	commands, bytes := first.commands, first.bytes
+	commands, bytes := slices.Clone(first.commands), first.bytes // their times are set
 	for len(commands) < batchCommandsMax && bytes < batchBytesMax {
 		select {
 		case p := <-n.proposals:
 			batch = append(batch, p)
-			commands = append(commands[:len(commands):len(commands)], p.commands...)
+			commands = append(commands, p.commands...)
 			bytes += p.bytes
 			continue
 		default:
@@ -132,8 +137,12 @@ func (n *Node) proposeBatch(batch []*proposal, commands []meta.Command) error {
 		return nil
 	}
 	n.mu.Lock()
+	_, waits := n.waiting[id]
 	delete(n.waiting, id)
 	n.mu.Unlock()
+	if !waits {
+		return nil // the node stops meanwhile, and has answered them
+	}
 	if errors.Is(err, raft.ErrProposalDropped) {
 		return ErrBusy // or a transfer of leadership is under way
 	}

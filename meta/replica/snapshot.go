@@ -85,6 +85,14 @@ func (n *Node) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, fill func
 	if err := fill(dir); err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
+	// Once raft has taken the message there is no way back.
+	p, err := n.store.IncomingPosition()
+	if err == nil && !isAt(p, m.GetSnapshot()) {
+		err = errForeignSnapshot
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
 	var failed error
 	err = n.do(ctx, func() {
 		n.step(m)
@@ -127,11 +135,8 @@ func (n *Node) Compact(keep uint64) error {
 		return err
 	}
 	index := n.store.Flushed()
-	if index <= keep {
-		return nil
-	}
 	var failed error
-	err := n.do(n.ctx, func() { failed = n.storage.compact(index - keep) })
+	err := n.do(n.ctx, func() { failed = n.storage.compact(index, keep) })
 	return errors.Join(err, failed)
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
@@ -36,6 +37,11 @@ func openStorage(fs disk.FS, dir string, segmentBytes int64, p store.Position) (
 	w, err := openWAL(fs, dir, segmentBytes, r.add)
 	if err != nil {
 		return nil, err
+	}
+	if r.state == nil && p.Index > 1 {
+		// Only bootstrap makes rows without a log, and they are at 1. Votes and
+		// acknowledged entries are lost, so this master must not take part as itself.
+		return nil, errors.Join(fmt.Errorf("%s: the rows are at %d, and the raft log is missing: %w", dir, p.Index, ErrCorrupt), w.close())
 	}
 	s := &storage{MemoryStorage: raft.NewMemoryStorage(), wal: w, state: r.state}
 	if err := s.load(&r, p); err != nil {
@@ -105,6 +111,7 @@ func (s *storage) load(r *replay, p store.Position) error {
 	if err != nil {
 		return err
 	}
+	void := len(r.entries) > 0 && len(entries) == 0
 	baseIndex, baseTerm := p.Index, p.Term
 	if len(entries) > 0 && entries[0].GetIndex() <= p.Index {
 		// Entries that the store already has are kept for masters that lag.
@@ -134,6 +141,13 @@ func (s *storage) load(r *replay, p store.Position) error {
 	s.state.Commit = proto.Uint64(min(max(s.state.GetCommit(), p.Index), last))
 	s.state.Term = proto.Uint64(max(s.state.GetTerm(), p.Term))
 	s.position.Store(&p)
+	if void {
+		// The crash came before the reset. Without it the entries that follow would
+		// be joined to those that are void.
+		if err := s.wal.append(kindReset, s.resetRecord(p.Index, p.Term), p.Index); err != nil {
+			return err
+		}
+	}
 	return s.SetHardState(s.state)
 }
 
@@ -173,16 +187,19 @@ func (s *storage) save(state *raftpb.HardState, entries []*raftpb.Entry, sync bo
 	if !sync && len(entries) == 0 {
 		return s.SetHardState(s.state)
 	}
-	last := uint64(0)
-	if len(entries) > 0 {
-		last = entries[len(entries)-1].GetIndex()
-	}
-	b, err := encodeEntries(encodeState(nil, s.state), entries)
-	if err != nil {
-		return err
-	}
-	if err := s.wal.append(kindAppend, b, last); err != nil {
-		return err
+	// A follower that was paused may find more entries than a record can hold.
+	for rest := entries; ; {
+		n, last := recordEntries(rest)
+		b, err := encodeEntries(encodeState(nil, s.state), rest[:n])
+		if err != nil {
+			return err
+		}
+		if err := s.wal.append(kindAppend, b, last); err != nil {
+			return err
+		}
+		if rest = rest[n:]; len(rest) == 0 {
+			break
+		}
 	}
 	if err := s.SetHardState(s.state); err != nil {
 		return err
@@ -190,16 +207,27 @@ func (s *storage) save(state *raftpb.HardState, entries []*raftpb.Entry, sync bo
 	return s.Append(entries)
 }
 
+// recordEntries is how many entries one record takes, and the index of the last.
+func recordEntries(entries []*raftpb.Entry) (n int, last uint64) {
+	for bytes := 0; n < len(entries) && bytes < recordFill; n++ {
+		bytes += len(entries[n].GetData())
+		last = entries[n].GetIndex()
+	}
+	return n, last
+}
+
 // reset makes the log begin after a snapshot.
 func (s *storage) reset(snapshot *raftpb.Snapshot) error {
 	m := snapshot.GetMetadata()
-	b := encodeState(nil, s.state)
-	b = binary.AppendUvarint(b, m.GetIndex())
-	b = binary.AppendUvarint(b, m.GetTerm())
-	if err := s.wal.append(kindReset, b, m.GetIndex()); err != nil {
+	if err := s.wal.append(kindReset, s.resetRecord(m.GetIndex(), m.GetTerm()), m.GetIndex()); err != nil {
 		return err
 	}
 	return s.ApplySnapshot(snapshot)
+}
+
+func (s *storage) resetRecord(index, term uint64) []byte {
+	b := binary.AppendUvarint(encodeState(nil, s.state), index)
+	return binary.AppendUvarint(b, term)
 }
 
 // Snapshot implements raft.Storage: where the store is. Its rows travel by
@@ -222,13 +250,24 @@ func snapshotAt(p store.Position) (*raftpb.Snapshot, error) {
 	}}, nil
 }
 
-// compact forgets entries up to index, in memory and in the files.
-func (s *storage) compact(index uint64) error {
+// compact forgets entries up to index, in memory and in the files, but for the last
+// keep of them and keepBytes.
+func (s *storage) compact(index, keep uint64) error {
 	first, err := s.FirstIndex()
+	if err != nil || index < first {
+		return err
+	}
+	entries, err := s.Entries(first, index+1, math.MaxUint64) // shares the memory
 	if err != nil {
 		return err
 	}
-	if index < first {
+	n := len(entries)
+	for bytes := 0; n > 0 && uint64(len(entries)-n) < keep; n-- {
+		if bytes += len(entries[n-1].GetData()); bytes > keepBytes {
+			break
+		}
+	}
+	if index = first + uint64(n) - 1; n == 0 {
 		return nil
 	}
 	if err := s.Compact(index); err != nil {

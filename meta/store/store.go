@@ -264,6 +264,20 @@ func (s *Store) Incoming() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
+// IncomingPosition is where the checkpoint in the Incoming folder is; an error when
+// it cannot be opened. Nothing is changed.
+func (s *Store) IncomingPosition() (p Position, err error) {
+	dir := filepath.Join(s.dir, incomingDir)
+	db, err := pebble.Open(dir, &pebble.Options{
+		ReadOnly: true, ErrorIfNotExists: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{s.logger},
+	})
+	if err != nil {
+		return Position{}, fmt.Errorf("a snapshot cannot be opened: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return readPosition(db)
+}
+
 // Install replaces all rows by those of the checkpoint in the Incoming folder, in
 // which every file is synced. A crash leaves the old rows or the new.
 func (s *Store) Install() (Position, error) {
