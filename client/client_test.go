@@ -747,9 +747,8 @@ func TestUnlinkedOpenFileWorks(t *testing.T) {
 func TestDirtyMemoryIsBounded(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	const bound = 8 << 20
-	fs := c.dial(func(cfg *client.Config) { cfg.DirtyBytes = bound; cfg.OpTimeout = 500 * time.Millisecond })
+	fs := c.dial(func(cfg *client.Config) { cfg.DirtyBytes = bound })
 	f := create(t, fs, "x")
-	defer f.Release()
 	data := random(1<<20, 1)
 	for i := range 40 {
 		writeAt(t, f, data, int64(i)<<20)
@@ -760,7 +759,11 @@ func TestDirtyMemoryIsBounded(t *testing.T) {
 	if err := f.Fsync(bg, false); err != nil {
 		t.Fatal(err)
 	}
+	f.Release()
 	// With nobody to take the bytes, a write waits until the bound.
+	fs = c.dial(func(cfg *client.Config) { cfg.DirtyBytes = bound; cfg.OpTimeout = 500 * time.Millisecond })
+	f = create(t, fs, "y")
+	defer f.Release()
 	for _, s := range c.chunks {
 		c.master.setState(s, dfs.ServerDown)
 	}

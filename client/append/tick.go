@@ -10,47 +10,52 @@ import (
 // tickLoop does what is timed: it finds stalled links, tries stuck lanes again,
 // seals idle chunks. It sleeps while there is nothing of it.
 func (a *Appender) tickLoop() {
-	t := time.NewTicker(tick)
+	t := time.NewTimer(tick)
 	defer t.Stop()
 	for {
+		next := a.tick(time.Now())
+		var due <-chan time.Time
+		if next > 0 {
+			t.Reset(next)
+			due = t.C
+		}
 		select {
-		case <-a.timed:
+		case <-due:
+		case <-a.timed: // something may be due sooner than it was
+			if next == 0 {
+				continue
+			}
+			select { // but not sooner than after a tick
+			case <-time.After(tick):
+			case <-a.ctx.Done():
+			}
 		case <-a.ctx.Done():
 			return
-		}
-		for busy := true; busy; {
-			select {
-			case now := <-t.C:
-				busy = a.tick(now)
-			case <-a.ctx.Done():
-				return
-			}
 		}
 	}
 }
 
-// tick looks at everything once, and reports whether there is a reason to look
-// again.
-func (a *Appender) tick(now time.Time) (busy bool) {
+// tick looks at everything once, and tells after which time to look again; 0 when
+// there is nothing to look at.
+func (a *Appender) tick(now time.Time) (next time.Duration) {
+	stuck, waiting, idle := false, false, false
 	var links []*link
 	a.mu.Lock()
 	for _, l := range a.links {
 		links = append(links, l)
 	}
 	for _, l := range a.lanes {
-		if len(l.queue) > 0 {
-			busy = true
-		}
+		stuck = stuck || len(l.queue) > 0
 		if c := l.chunk; c != nil {
 			if len(c.records) == 0 && now.Sub(c.used) >= chunkIdle {
 				a.retireLocked(c)
 			}
-			busy = true
+			idle = true
 		}
 	}
 	seal := false
 	for _, c := range a.closing {
-		busy = true
+		waiting = true
 		seal = seal || now.Sub(c.overSince) >= sealAfter && c.uncommitted == 0 && len(c.records) == 0
 	}
 	for id, until := range a.full {
@@ -61,16 +66,22 @@ func (a *Appender) tick(now time.Time) (busy bool) {
 	a.mu.Unlock()
 	for _, l := range links {
 		if a.inspect(l, now) {
-			busy = true
+			waiting = true
 		}
 	}
 	if seal {
 		signal(a.commit)
 	}
-	if busy {
+	if stuck {
 		signal(a.kick)
 	}
-	return busy
+	switch {
+	case stuck || waiting:
+		return tick
+	case idle:
+		return chunkIdle / 4
+	}
+	return 0
 }
 
 // inspect looks whether a link stalls, and reports whether it is waiting at all.
