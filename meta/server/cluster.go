@@ -226,7 +226,10 @@ func (s *Server) prepareLayout(ctx context.Context, layout dfs.Layout) (dfs.Errn
 	if !layout.Valid() {
 		return dfs.EINVAL, nil
 	}
-	m := s.mapNow()
+	var m *dfs.ClusterMap
+	if err := s.read(ctx, func(v meta.View) (err error) { m, err = v.Map(); return err }); err != nil {
+		return 0, err
+	}
 	if err := placement.Holds(m.Servers, layout); err != nil {
 		s.logger.Info("policy refused", "policy", layout, "err", err)
 		return dfs.EINVAL, nil

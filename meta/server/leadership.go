@@ -32,6 +32,8 @@ type leadership struct {
 	mu       sync.Mutex
 	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
 	reaping  map[dfs.Ino]struct{}           // +checklocks:mu — orphans that are being freed: too late to open them
+	suspects []dfs.Ino                      // +checklocks:mu — may be orphans that nobody has open
+	scan     bool                           // +checklocks:mu — there may be others: look at all orphans
 
 	probes singleflight.Group // of servers that were reported
 
@@ -52,7 +54,26 @@ func kick(c chan struct{}) {
 	}
 }
 
-func (l *leadership) wakeReaper() { kick(l.reap) }
+// suspect tells the reaper of inodes that may be free now. A look at all orphans would
+// find them too, but passes by all that were freed since the store was last compacted.
+func (l *leadership) suspect(inodes ...dfs.Ino) {
+	if len(inodes) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.suspectLocked(inodes)
+}
+
+// +checklocks:l.mu
+func (l *leadership) suspectLocked(inodes []dfs.Ino) {
+	if len(l.suspects)+len(inodes) > suspectsMax {
+		l.scan = true
+	} else {
+		l.suspects = append(l.suspects, inodes...)
+	}
+	kick(l.reap)
+}
 
 // Bounds of what is kept for clients.
 const (
@@ -97,9 +118,11 @@ func (l *leadership) begin(id dfs.SessionID) {
 // end forgets a session.
 func (l *leadership) end(id dfs.SessionID) {
 	l.mu.Lock()
-	delete(l.sessions, id)
-	l.mu.Unlock()
-	l.wakeReaper()
+	defer l.mu.Unlock()
+	if s := l.sessions[id]; s != nil {
+		l.suspectLocked(slices.Collect(maps.Keys(s.open)))
+		delete(l.sessions, id)
+	}
 }
 
 // expired lists the sessions that were not heard of for too long.
@@ -234,9 +257,7 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 	}
 	for _, ino := range req.Released {
 		delete(live.open, dfs.Ino(ino))
-	}
-	if len(req.Released) > 0 {
-		l.wakeReaper()
+		l.suspectLocked([]dfs.Ino{dfs.Ino(ino)})
 	}
 	if req.OpenComplete && req.LeaderTerm == l.term {
 		live.told = true
@@ -308,6 +329,7 @@ func (s *Server) serveTerm(term uint64) {
 	defer func() { cancel(); <-watch }()
 	l := &leadership{
 		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{},
+		scan: true, // what was orphaned in earlier terms
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
 	if err := l.takeOver(); err != nil {
@@ -409,15 +431,17 @@ func (l *leadership) expireSessions() {
 
 // Bounds of the reaper.
 const (
-	reapDelay = 100 * time.Millisecond // lets orphans gather
-	reapEvery = 5 * time.Second
-	reapPage  = 512
-	reapBatch = 64 // inodes in one command
+	reapDelay   = 100 * time.Millisecond // lets orphans gather
+	reapEvery   = time.Second            // when somebody had not told yet what he has open
+	scanEvery   = time.Minute            // looks at all orphans; the new ones are known without
+	suspectsMax = 64 << 10
+	reapPage    = 512
+	reapBatch   = 64 // inodes in one command
 )
 
 // reapOrphans frees inodes that have no name and that nobody has open.
 func (l *leadership) reapOrphans() {
-	for {
+	for scanned := time.Now(); ; {
 		timer := time.NewTimer(reapEvery)
 		select {
 		case <-l.reap:
@@ -430,11 +454,58 @@ func (l *leadership) reapOrphans() {
 		if !pause(l.ctx, reapDelay) {
 			return
 		}
-		l.log("cannot free orphans", l.reapAll())
+		l.mu.Lock()
+		suspects, scan := l.suspects, l.scan || time.Since(scanned) > scanEvery
+		l.suspects, l.scan = nil, false
+		l.mu.Unlock()
+		var err error
+		known := true
+		if scan {
+			scanned = time.Now()
+			known, err = l.reapAll()
+		} else {
+			known, err = l.reapSome(suspects)
+		}
+		if err != nil || !known {
+			l.mu.Lock()
+			l.scan = true
+			l.mu.Unlock()
+		}
+		l.log("cannot free orphans", err)
 	}
 }
 
-func (l *leadership) reapAll() error {
+// reapSome frees those of the inodes that are orphans.
+func (l *leadership) reapSome(suspects []dfs.Ino) (known bool, err error) {
+	for page := range slices.Chunk(suspects, reapPage) {
+		var orphans []dfs.Ino
+		err := l.s.node.Read(l.ctx, func(v meta.View) error {
+			orphans = nil
+			for _, ino := range page {
+				attr, err := v.GetAttr(ino)
+				switch {
+				case errors.Is(err, dfs.ESTALE): // gone already
+				case err != nil:
+					return err
+				case attr.Nlink == 0:
+					orphans = append(orphans, ino)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+		if known, err := l.freeIdle(orphans); err != nil || !known {
+			return known, err
+		}
+	}
+	return true, nil
+}
+
+// reapAll looks at all orphans. known is false when somebody has not told yet what he
+// has open; his heartbeat comes soon.
+func (l *leadership) reapAll() (known bool, err error) {
 	for after := dfs.Ino(0); ; {
 		var page []dfs.Ino
 		err := l.s.node.Read(l.ctx, func(v meta.View) (err error) {
@@ -442,19 +513,26 @@ func (l *leadership) reapAll() error {
 			return err
 		})
 		if err != nil || len(page) == 0 {
-			return err
+			return true, err
 		}
 		after = page[len(page)-1]
-		idle, done, known := l.claim(page)
-		if !known {
-			return nil // somebody has not told yet; his heartbeat comes soon
-		}
-		err = l.free(idle)
-		done()
-		if err != nil {
-			return err
+		if known, err := l.freeIdle(page); err != nil || !known {
+			return known, err
 		}
 	}
+}
+
+// freeIdle frees the orphans that nobody has open.
+func (l *leadership) freeIdle(orphans []dfs.Ino) (known bool, err error) {
+	if len(orphans) == 0 {
+		return true, nil
+	}
+	idle, done, known := l.claim(orphans)
+	if !known {
+		return false, nil
+	}
+	defer done()
+	return true, l.free(idle)
 }
 
 // free frees orphans, each command a bounded part.
@@ -474,7 +552,7 @@ func (l *leadership) free(orphans []dfs.Ino) error {
 // Bounds of the collection of chunks.
 const (
 	dropWait  = 30 * time.Second // a reader may still be on its way to a dead chunk
-	dropEvery = 2 * time.Second
+	dropEvery = 5 * time.Second
 	dropPage  = 1024
 	dropSeen  = 64 << 10 // dead chunks that are watched at a time
 )

@@ -79,9 +79,7 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		if c, ok := commands[i].Op.(*meta.Create); ok && req.Mutations[i].GetCreate().Open {
 			l.created(session, c.Ino, r, out.Replies[i])
 		}
-		if len(r.Orphaned) > 0 {
-			l.wakeReaper()
-		}
+		l.suspect(r.Orphaned...)
 	}
 	return out, nil
 }

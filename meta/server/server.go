@@ -322,7 +322,28 @@ func (s *Server) handOver(ctx context.Context) error {
 	if best.ID == 0 {
 		return errors.New("no other master can take it")
 	}
-	return s.node.Transfer(ctx, best.ID)
+	if err := s.node.Transfer(ctx, best.ID); err != nil {
+		return err
+	}
+	return s.awaitLeader(ctx)
+}
+
+// awaitLeader waits until it is known who leads. One that ends before has not given
+// the vote that the next leader may need.
+func (s *Server) awaitLeader(ctx context.Context) error {
+	for {
+		changed := s.node.Changed()
+		if s.node.Status().Leader != 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.node.Done():
+			return replica.ErrStopped
+		}
+	}
 }
 
 // now stamps changes. The replica sees to it that no change is earlier than the one

@@ -415,25 +415,18 @@ func (s *Server) TransferLeader(ctx context.Context, req *adminpb.TransferLeader
 	if err != nil {
 		return nil, status.Errorf(codes.FailedPrecondition, "leadership stays with %s: %v", s.cfg.Name, err)
 	}
-	for ctx.Err() == nil {
-		changed := s.node.Changed()
-		if st := s.node.Status(); st.Leader != 0 {
-			var name string
-			err := s.node.LocalRead(func(v meta.View) error {
-				masters, err := v.Masters()
-				for _, m := range masters {
-					if m.ID == st.Leader {
-						name = m.Name
-					}
-				}
-				return err
-			})
-			return &adminpb.TransferLeaderReply{Leader: name}, err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
+	if err := s.awaitLeader(ctx); err != nil {
+		return nil, s.failure(err)
 	}
-	return nil, s.failure(ctx.Err())
+	var name string
+	err = s.node.LocalRead(func(v meta.View) error {
+		masters, err := v.Masters()
+		for _, m := range masters {
+			if m.ID == s.node.Status().Leader {
+				name = m.Name
+			}
+		}
+		return err
+	})
+	return &adminpb.TransferLeaderReply{Leader: name}, err
 }
