@@ -8,6 +8,7 @@
 // away when it is no longer. The duties of a leader are small loops of the
 // leadership that compare what is with what should be, and propose changes.
 //
-// Lock order: Server.mu, leadership.mu and transport.mu are leaves; none is held
-// over a call to another package.
+// Lock order: leadership.mapMu comes first and is held over proposals, which end with
+// the term. Server.mu, held while gossip starts, leadership.mu, transport.mu and
+// mapWatch.mu are leaves.
 package server

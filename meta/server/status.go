@@ -183,6 +183,9 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 		out.Reasons = append(out.Reasons, &adminpb.HealthReason{Code: code, Severity: severity, Message: fmt.Sprintf(format, args...), Next: next})
 	}
 	for _, g := range out.Groups {
+		if len(out.Servers) == 0 {
+			break // which is said below
+		}
 		if g.Unwritable > 0 {
 			say("PG_UNWRITABLE", critical, "bring the servers that are down back", "%d of %d placement groups of %s have too few servers for writes", g.Unwritable, g.Total, dfs.Layout(g.Layout))
 		}
