@@ -186,23 +186,25 @@ func (n *Node) applyConfChange(e *raftpb.Entry) ([]byte, error) {
 }
 
 // install replaces the state by a snapshot that has come. The state of raft is on
-// disk before the rows are, and the log begins anew after them: see fitting.
-func (n *Node) install(rd raft.Ready) error {
+// disk before the rows are, and the log begins anew after them: see fitting. It is
+// false when the node stops: then nothing may be acknowledged, or the leader would
+// never send again what lies before the snapshot.
+func (n *Node) install(rd raft.Ready) (installed bool, err error) {
 	if err := n.storage.save(rd.HardState, nil, true); err != nil {
-		return err
+		return false, err
 	}
 	job := applyJob{install: rd.Snapshot, done: make(chan error, 1)}
 	if !n.hand(job) {
-		return nil
+		return false, nil
 	}
 	select {
 	case err := <-job.done:
 		if err != nil {
-			return err
+			return false, err
 		}
-		return n.storage.reset(rd.Snapshot)
+		return true, n.storage.reset(rd.Snapshot)
 	case <-n.ctx.Done():
-		return nil
+		return false, nil
 	}
 }
 

@@ -335,7 +335,7 @@ func (n *Node) handleReady() error {
 		early, late := split(rd.Messages, n.Status().Leading)
 		n.send(early)
 		if !raft.IsEmptySnap(rd.Snapshot) {
-			if err := n.install(rd); err != nil {
+			if installed, err := n.install(rd); err != nil || !installed {
 				return err
 			}
 		}

@@ -53,6 +53,7 @@ func openStorage(fs disk.FS, dir string, segmentBytes int64, p store.Position) (
 // replay gathers what the records say.
 type replay struct {
 	state   *raftpb.HardState
+	reset   uint64 // index of the last snapshot that the log began after
 	entries []*raftpb.Entry
 }
 
@@ -65,11 +66,11 @@ func (r *replay) add(rec record) (uint64, error) {
 	r.state = state
 	switch rec.kind {
 	case kindReset:
-		r.entries = nil
 		index, n := binary.Uvarint(rest)
 		if n <= 0 {
 			return 0, fmt.Errorf("reset: %w", ErrCorrupt)
 		}
+		r.entries, r.reset = nil, index
 		return index, nil
 	case kindAppend:
 		entries, err := decodeEntries(rest)
@@ -103,6 +104,10 @@ func (r *replay) join(entries []*raftpb.Entry) error {
 
 // load fills the memory with the entries that fit the store's position.
 func (s *storage) load(r *replay, p store.Position) error {
+	if r.reset > p.Index {
+		// A snapshot's rows last before the log says so.
+		return fmt.Errorf("it begins after %d, the store is at %d: %w", r.reset, p.Index, ErrCorrupt)
+	}
 	var conf raftpb.ConfState
 	if err := proto.Unmarshal(p.ConfState, &conf); err != nil {
 		return fmt.Errorf("membership in the store: %w", err)
