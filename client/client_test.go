@@ -677,11 +677,13 @@ func TestMasterAwayIsADelay(t *testing.T) {
 	fs := c.dial()
 	f := create(t, fs, "x")
 	defer f.Release()
+	// Without a map it would not know where to append to.
+	eventually(t, 20*time.Second, func() bool { m := fs.ClusterMap(); return m != nil && len(m.Acting) > 0 })
 	writeAt(t, f, []byte("one"), 0)
 	c.master.stop()
 	done := make(chan error, 1)
 	go func() { done <- f.Fsync(bg, false) }()
-	eventually(t, 5*time.Second, func() bool { return fs.Stats().Append.Records > 0 })
+	eventually(t, 20*time.Second, func() bool { return fs.Stats().Append.Records > 0 })
 	c.master.start()
 	if err := <-done; err != nil {
 		t.Fatal(err)
