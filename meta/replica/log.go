@@ -36,7 +36,8 @@ const (
 	SegmentBytes   = 16 << 20 // default size of a segment; a longer record gets a segment of its own
 	segmentSuffix  = ".log"
 	freeSuffix     = ".free"
-	freeSegments   = 2 // segments kept ready
+	freeSegments   = 2 // segments that are made ahead of need
+	freeMax        = 8 // segments kept to be used again; a compaction gives up about half as many
 	segmentNameLen = 16
 )
 
@@ -487,7 +488,7 @@ func (w *wal) compact(index uint64) error {
 // that is what counts.
 func (w *wal) giveUp(s walSegment) error {
 	w.mu.Lock()
-	keep := s.size == w.bytes && len(w.free) < freeSegments && !w.making
+	keep := s.size == w.bytes && len(w.free) < freeMax
 	w.made++
 	name := w.freeNameLocked()
 	w.mu.Unlock()

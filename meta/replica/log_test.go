@@ -207,7 +207,7 @@ func TestLogUsesSegmentsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) > 2+freeSegments+1 {
+	if len(files) > 2+freeMax+1 {
 		t.Fatalf("%d files for a log that needs one", len(files))
 	}
 }
