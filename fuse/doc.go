@@ -12,8 +12,9 @@
 // The kernel checks permissions (default_permissions) with attributes that it
 // has just asked for.
 //
-// Locks: fileSystem.mu guards the table of open handles and dirHandle.mu the
-// entries read ahead of one open folder. Neither is held while the other is
-// taken; dirHandle.mu is held during a ReadDir call, since the kernel sends the
+// Locks: fileSystem.mu guards the table of open handles, dirHandle.mu the entries
+// read ahead of one open folder, lastKnown.mu what umount(8) is told when the
+// cluster is silent. None is held while another is taken; dirHandle.mu is held
+// during a ReadDir call, since the kernel sends the
 // requests of one handle one at a time and a second one has to wait anyway.
 package fuse

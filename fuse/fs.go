@@ -35,11 +35,13 @@ type fileSystem struct {
 	files      map[uint64]*fileHandle // +checklocks:mu
 	dirs       map[uint64]*dirHandle  // +checklocks:mu
 
+	known lastKnown
+
 	complainMu sync.Mutex
 	complained map[string]time.Time // +checklocks:complainMu; by operation
 }
 
-func newFileSystem(ctx context.Context, cfg Config) *fileSystem {
+func newFileSystem(ctx context.Context, cfg Config, root dfs.Attr) *fileSystem {
 	fs := &fileSystem{
 		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
 		client:        cfg.FS,
@@ -49,6 +51,7 @@ func newFileSystem(ctx context.Context, cfg Config) *fileSystem {
 		files:         map[uint64]*fileHandle{},
 		dirs:          map[uint64]*dirHandle{},
 		complained:    map[string]time.Time{},
+		known:         lastKnown{root: root},
 	}
 	// The mount outlives the call that made it; close ends it.
 	fs.base, fs.stop = context.WithCancel(context.WithoutCancel(ctx))

@@ -11,12 +11,33 @@ import (
 func (fs *fileSystem) GetAttr(cancel <-chan struct{}, input *gofuse.GetAttrIn, out *gofuse.AttrOut) (status gofuse.Status) {
 	r := fs.begin(opGetAttr, cancel, &input.InHeader)
 	defer r.end(&status)
-	attr, err := fs.client.GetAttr(r, fs.ino(input.NodeId))
+	var attr dfs.Attr
+	var err error
+	if input.NodeId == gofuse.FUSE_ROOT_ID {
+		attr, err = fs.rootAttr(r)
+	} else {
+		attr, err = fs.client.GetAttr(r, dfs.Ino(input.NodeId))
+	}
 	if err != nil {
 		return r.status(err)
 	}
 	fillAttr(&out.Attr, &attr)
 	return gofuse.OK
+}
+
+func (fs *fileSystem) rootAttr(r *request) (dfs.Attr, error) {
+	stop := r.orUmount()
+	attr, err := fs.client.GetAttr(r, fs.root)
+	cut := stop()
+	fs.known.mu.Lock()
+	defer fs.known.mu.Unlock()
+	switch {
+	case err == nil:
+		fs.known.root = attr
+	case cut:
+		return fs.known.root, nil
+	}
+	return attr, err
 }
 
 // Statx answers statx(2) when it asks for the time of birth, which GETATTR has

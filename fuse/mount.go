@@ -83,7 +83,7 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	if !attr.IsDir() {
 		return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
 	}
-	fs := newFileSystem(ctx, cfg)
+	fs := newFileSystem(ctx, cfg, attr)
 	srv, err := attach(fs, mountpoint, cfg)
 	if err != nil {
 		fs.close()

@@ -17,7 +17,7 @@ import (
 )
 
 func testFS(t *testing.T) *fileSystem {
-	fs := newFileSystem(t.Context(), Config{Logger: slog.New(slog.DiscardHandler)})
+	fs := newFileSystem(t.Context(), Config{Logger: slog.New(slog.DiscardHandler)}, dfs.Attr{})
 	t.Cleanup(fs.close)
 	return fs
 }

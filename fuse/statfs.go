@@ -12,8 +12,16 @@ import (
 func (fs *fileSystem) StatFs(cancel <-chan struct{}, header *gofuse.InHeader, out *gofuse.StatfsOut) (status gofuse.Status) {
 	r := fs.begin(opStatFS, cancel, header)
 	defer r.end(&status)
+	stop := r.orUmount()
 	st, err := fs.client.StatFS(r)
+	cut := stop()
+	fs.known.mu.Lock()
+	defer fs.known.mu.Unlock()
 	if err != nil {
+		if cut {
+			*out = fs.known.stat
+			return gofuse.OK
+		}
 		return r.status(err)
 	}
 	free := st.FreeBytes / dfs.PageBytes
@@ -27,5 +35,6 @@ func (fs *fileSystem) StatFs(cancel <-chan struct{}, header *gofuse.InHeader, ou
 		Frsize:  dfs.PageBytes,
 		NameLen: dfs.NameMax,
 	}
+	fs.known.stat = *out
 	return gofuse.OK
 }

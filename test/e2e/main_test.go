@@ -12,6 +12,7 @@ import (
 var (
 	full = flag.Bool("full", false, "the full sizes of the issue instead of those for a small machine")
 	keep = flag.Bool("keep", false, "keep the folders with logs and data")
+	bin  = flag.String("bin", "", "folder with the binaries to test; empty: they are built")
 )
 
 // binaries is the folder with the four programs, built once.
@@ -33,6 +34,12 @@ func run(m *testing.M) (int, error) {
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		return 0, fmt.Errorf("no /dev/fuse: load the kernel module fuse (%w)", err)
+	}
+	if *bin != "" {
+		binaries = *bin
+		code := m.Run()
+		shared.stop()
+		return code, nil
 	}
 	dir, err := os.MkdirTemp("", "dfs-e2e-bin-")
 	if err != nil {
