@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"dfs"
+	"dfs/internal/disk"
 	"dfs/meta"
 )
 
@@ -24,7 +26,10 @@ type group struct {
 	dir  string
 	mu   sync.Mutex
 	node map[dfs.NodeID]*Node
-	cut  map[dfs.NodeID]bool // nothing comes or goes
+	cut  map[dfs.NodeID]bool      // nothing comes or goes
+	deaf map[dfs.NodeID]bool      // nothing comes
+	loss int                      // percent of messages that are lost
+	logs map[dfs.NodeID]*disk.Mem // disks of the logs; nil: the machine's
 	wg   sync.WaitGroup
 }
 
@@ -37,7 +42,7 @@ type port struct {
 }
 
 func newGroup(t testing.TB) *group {
-	g := &group{t: t, dir: t.TempDir(), node: map[dfs.NodeID]*Node{}, cut: map[dfs.NodeID]bool{}}
+	g := &group{t: t, dir: t.TempDir(), node: map[dfs.NodeID]*Node{}, cut: map[dfs.NodeID]bool{}, deaf: map[dfs.NodeID]bool{}}
 	t.Cleanup(func() {
 		for id := range g.nodes() {
 			g.stop(id, true)
@@ -61,7 +66,7 @@ func (g *group) nodes() map[dfs.NodeID]*Node {
 func (g *group) reach(from, to dfs.NodeID) *Node {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.cut[from] || g.cut[to] {
+	if g.cut[from] || g.cut[to] || g.deaf[to] || g.loss > 0 && rand.IntN(100) < g.loss {
 		return nil
 	}
 	return g.node[to]
@@ -91,7 +96,10 @@ func (p *port) SendSnapshot(ctx context.Context, m *raftpb.Message, dir string) 
 func (g *group) start(id dfs.NodeID, bootstrap bool) *Node {
 	g.t.Helper()
 	p := &port{g: g, from: id, queue: make(chan []*raftpb.Message, 1024)}
-	n, err := Start(Config{ID: id, Dir: filepath.Join(g.dir, id.String()), Bootstrap: bootstrap, Transport: p, Tick: 10 * time.Millisecond, SegmentBytes: 1 << 20})
+	n, err := Start(Config{
+		ID: id, Dir: filepath.Join(g.dir, id.String()), FS: g.logDisk(id), Bootstrap: bootstrap, Transport: p,
+		Tick: 10 * time.Millisecond, SegmentBytes: 1 << 20,
+	})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -113,6 +121,24 @@ func (g *group) start(id dfs.NodeID, bootstrap bool) *Node {
 		}
 	})
 	return n
+}
+
+// logDisk is where a node has its log.
+func (g *group) logDisk(id dfs.NodeID) disk.FS {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.logs == nil {
+		return disk.OS()
+	}
+	mem := g.logs[id]
+	if mem == nil {
+		mem = disk.NewMem()
+		g.logs[id] = mem
+	}
+	if err := disk.MkdirSync(mem, g.dir); err != nil {
+		g.t.Fatal(err)
+	}
+	return mem
 }
 
 func (g *group) stop(id dfs.NodeID, clean bool) {
@@ -158,8 +184,11 @@ func (g *group) leader() *Node {
 
 // bootstrapped makes a group of size nodes with a file system and a session.
 func bootstrapped(t testing.TB, size int) (*group, dfs.SessionID, meta.Range) {
+	return bootstrappedOn(newGroup(t), t, size)
+}
+
+func bootstrappedOn(g *group, t testing.TB, size int) (*group, dfs.SessionID, meta.Range) {
 	t.Helper()
-	g := newGroup(t)
 	first := g.start(1, true)
 	g.leader()
 	ctx := t.Context()

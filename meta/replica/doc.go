@@ -14,5 +14,5 @@
 // that has just started gives no vote for one election timeout, since it forgot
 // which lease it helped to give.
 //
-// Lock order: Node.mu is a leaf.
+// Lock order: Node.use, then the store's; Node.mu is a leaf.
 package replica

@@ -97,10 +97,7 @@ type walSegment struct {
 // answers the index of its last entry, and makes the log ready for appends. The end
 // that a crash tore is cut off.
 func openWAL(fs disk.FS, dir string, segmentBytes int64, fn func(record) (uint64, error)) (*wal, error) {
-	if err := fs.MkdirAll(dir); err != nil {
-		return nil, err
-	}
-	if err := fs.SyncDir(path.Dir(dir)); err != nil {
+	if err := disk.MkdirSync(fs, dir); err != nil {
 		return nil, err
 	}
 	w := &wal{fs: fs, dir: dir, bytes: segmentBytes}

@@ -116,6 +116,10 @@ type Node struct {
 	incoming  sync.Mutex // one snapshot comes in at a time
 	compactAt compaction
 
+	// use is held shared by who uses the store from outside, and to close it.
+	use    sync.RWMutex
+	closed bool // +checklocks:use
+
 	mu       sync.Mutex
 	waiting  map[uint64][]*proposal // +checklocks:mu — by id of the batch
 	changed  chan struct{}          // +checklocks:mu — closed when Status changes
@@ -144,10 +148,6 @@ func Start(cfg Config) (*Node, error) {
 	rows, err := store.Open(filepath.Join(cfg.Dir, "meta"), cfg.Logger)
 	if err != nil {
 		return nil, err
-	}
-	// The node's own folder may be as new as the store in it.
-	if err := cfg.FS.SyncDir(filepath.Dir(filepath.Clean(cfg.Dir))); err != nil {
-		return nil, errors.Join(err, rows.Close())
 	}
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, store: rows,
@@ -231,21 +231,35 @@ func (n *Node) alone() bool {
 }
 
 // Close stops the node and waits until all that it began has ended.
-func (n *Node) Close() error {
+func (n *Node) Close() error { return n.end(n.store.Close) }
+
+// end stops all, and then the store, when nobody reads it any more.
+func (n *Node) end(closeStore func() error) error {
 	n.cancel()
 	n.wg.Wait()
 	n.failWaiting(ErrStopped)
-	return errors.Join(n.storage.wal.close(), n.store.Close())
+	n.use.Lock()
+	defer n.use.Unlock()
+	if n.closed {
+		return nil
+	}
+	n.closed = true
+	return errors.Join(n.storage.wal.close(), closeStore())
+}
+
+// using calls fn while the store is open.
+func (n *Node) using(fn func() error) error {
+	n.use.RLock()
+	defer n.use.RUnlock()
+	if n.closed {
+		return ErrStopped
+	}
+	return fn()
 }
 
 // Abandon stops the node as a crash would: what was not synced is not made so. For
 // tests.
-func (n *Node) Abandon() error {
-	n.cancel()
-	n.wg.Wait()
-	n.failWaiting(ErrStopped)
-	return errors.Join(n.storage.wal.close(), n.store.Abandon())
-}
+func (n *Node) Abandon() error { return n.end(n.store.Abandon) }
 
 // Done is closed when the node has stopped; Err says why.
 func (n *Node) Done() <-chan struct{} { return n.ctx.Done() }

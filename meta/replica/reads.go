@@ -133,7 +133,9 @@ func (l *lease) valid() bool { return l != nil && bootTime() < l.until }
 
 // LocalRead calls fn with the state of this master, which may be behind.
 func (n *Node) LocalRead(fn func(meta.View) error) error {
-	return n.store.View(func(r meta.Reader) error { return fn(meta.NewView(r)) })
+	return n.using(func() error {
+		return n.store.View(func(r meta.Reader) error { return fn(meta.NewView(r)) })
+	})
 }
 
 // askLease renews the lease, a heartbeat's worth of time before it ends.

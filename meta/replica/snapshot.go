@@ -78,6 +78,9 @@ func (n *Node) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, fill func
 	}
 	n.incoming.Lock()
 	defer n.incoming.Unlock()
+	if n.ctx.Err() != nil {
+		return ErrStopped
+	}
 	dir, err := n.store.Incoming()
 	if err != nil {
 		return err
@@ -131,7 +134,7 @@ func (n *Node) maybeCompact() {
 // Compact makes the rows durable and forgets what the log has of them, but for the
 // last keep entries.
 func (n *Node) Compact(keep uint64) error {
-	if err := n.store.Flush(); err != nil {
+	if err := n.using(n.store.Flush); err != nil {
 		return err
 	}
 	index := n.store.Flushed()
@@ -141,7 +144,13 @@ func (n *Node) Compact(keep uint64) error {
 }
 
 // Usage tells how many bytes the rows take on disk and in memory.
-func (n *Node) Usage() (disk, memory uint64) { return n.store.Metrics() }
+func (n *Node) Usage() (disk, memory uint64) {
+	_ = n.using(func() error { // of a node that has stopped: nothing
+		disk, memory = n.store.Metrics()
+		return nil
+	})
+	return disk, memory
+}
 
 // Position is where in the log the rows are.
 func (n *Node) Position() store.Position { return n.store.Position() }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -8,6 +9,9 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"dfs"
+	"dfs/meta"
 )
 
 // spyPort remembers what is sent.
@@ -86,4 +90,40 @@ func TestStopDuringInstallAcknowledgesNothing(t *testing.T) {
 	g.isolate(2, false)
 	g.start(2, false)
 	g.same()
+}
+
+// TestReadOfAStoppedNodeIsAFailure: a call that comes while the node is closed, or
+// after, is answered and does no harm.
+func TestReadOfAStoppedNodeIsAFailure(t *testing.T) {
+	g, _, _ := bootstrapped(t, 1)
+	n := g.leader()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				err := n.Read(t.Context(), func(v meta.View) error {
+					_, err := v.GetAttr(dfs.RootIno)
+					return err
+				})
+				if errors.Is(err, ErrStopped) {
+					return
+				}
+				if err != nil {
+					t.Errorf("%v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for !errors.Is(n.Compact(0), ErrStopped) {
+			n.Usage()
+		}
+	})
+	eventually(t, "reads are served", func() bool { return n.lease.Load() != nil })
+	g.stop(1, true)
+	wg.Wait()
+	if err := n.LocalRead(func(meta.View) error { return nil }); !errors.Is(err, ErrStopped) {
+		t.Errorf("%v", err)
+	}
 }
