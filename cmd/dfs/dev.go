@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"dfs/client"
 	"dfs/fuse"
 	"dfs/internal/cli"
+	"dfs/internal/loopback"
 	metaserver "dfs/meta/server"
 	"dfs/proto/adminpb"
 	"dfs/rpc"
@@ -160,7 +160,7 @@ func (d *dev) startServers(ctx context.Context) error {
 		name := fmt.Sprintf("master-%d", i+1)
 		cfg := metaserver.Config{
 			Name: name, Dir: filepath.Join(d.o.dir, name), Listen: addr, GossipListen: "127.0.0.1:0",
-			Expected: len(addrs), Logger: d.logger.With("node", name),
+			Expected: len(addrs), Version: cli.Version(), Logger: d.logger.With("node", name),
 		}
 		if i > 0 {
 			cfg.Join = addrs[:1]
@@ -235,15 +235,8 @@ func (d *dev) addresses(file string) (addrs []string, fresh bool, err error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return nil, false, err
 	}
-	for range d.o.masters {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, false, err
-		}
-		defer l.Close() // after all are chosen, so that they differ
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, true, nil
+	addrs, err = loopback.Free(d.o.masters)
+	return addrs, true, err
 }
 
 // healthyTimeout is how long a cluster on one machine may take to be whole.

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,6 +22,9 @@ type Status struct {
 	Leader  dfs.NodeID // 0: not known
 	Leading bool
 	Term    uint64
+	// Removed says that the group goes on without this node. One that was cut off
+	// when it happened does not know.
+	Removed bool
 }
 
 // Status is cheap: it asks nobody.
@@ -44,7 +48,7 @@ func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 // publish tells who leads now, in raft's goroutine.
 func (n *Node) publish(s raft.SoftState) {
 	term := n.raft.BasicStatus().HardState.GetTerm()
-	next := Status{ID: n.cfg.ID, Leader: dfs.NodeID(s.Lead), Leading: s.RaftState == raft.StateLeader, Term: term}
+	next := Status{ID: n.cfg.ID, Leader: dfs.NodeID(s.Lead), Leading: s.RaftState == raft.StateLeader, Term: term, Removed: n.removed()}
 	old := n.status.Swap(&next)
 	if old != nil && *old == next {
 		return
@@ -61,6 +65,16 @@ func (n *Node) publish(s raft.SoftState) {
 	if old.Leading {
 		n.failWaiting(ErrUnknown)
 	}
+}
+
+// removed reports whether there is a group, and this node is not in it.
+func (n *Node) removed() bool {
+	conf := n.raft.Status().Config
+	voters := conf.Voters.IDs()
+	_, votes := voters[uint64(n.cfg.ID)]
+	_, learns := conf.Learners[uint64(n.cfg.ID)]
+	_, willLearn := conf.LearnersNext[uint64(n.cfg.ID)]
+	return len(voters) > 0 && !votes && !learns && !willLearn
 }
 
 // Role of a member.
@@ -191,16 +205,34 @@ func memberIs(peers []Peer, kind raftpb.ConfChangeType, id dfs.NodeID) bool {
 	}
 }
 
+// ErrNotVoter says that a node cannot be given leadership.
+var ErrNotVoter = errors.New("is not a voting master")
+
 // Transfer hands leadership to a voter, and waits until this node no longer leads.
 func (n *Node) Transfer(ctx context.Context, to dfs.NodeID) error {
 	if s := n.Status(); !s.Leading {
 		return &NotLeaderError{Leader: s.Leader}
 	}
+	if to == n.cfg.ID {
+		return nil
+	}
+	var refused error
 	err := n.do(ctx, func() {
+		if _, votes := n.raft.Status().Config.Voters.IDs()[uint64(to)]; !votes {
+			refused = fmt.Errorf("%v %w", to, ErrNotVoter)
+			return
+		}
 		n.reads.transferTerm = n.Status().Term
 		n.lease.Store(nil)
 		n.raft.TransferLeader(uint64(to))
 	})
+	if refused != nil {
+		return refused
+	}
+	// Raft gives up after an election timeout: a message was lost, or the other one
+	// was slow.
+	again := time.NewTicker(time.Duration(electionTicks) * n.cfg.Tick)
+	defer again.Stop()
 	for err == nil {
 		changed := n.Changed()
 		if !n.Status().Leading {
@@ -208,6 +240,8 @@ func (n *Node) Transfer(ctx context.Context, to dfs.NodeID) error {
 		}
 		select {
 		case <-changed:
+		case <-again.C:
+			err = n.do(ctx, func() { n.raft.TransferLeader(uint64(to)) })
 		case <-ctx.Done():
 			return fmt.Errorf("leadership was not handed over: %w", ctx.Err())
 		case <-n.ctx.Done():

@@ -30,7 +30,7 @@ import (
 const (
 	DefaultSessionTTL = 30 * time.Second
 	DefaultBuckets    = 256
-	stopTimeout       = 2 * time.Second // for handing leadership over
+	stopTimeout       = 5 * time.Second // for handing leadership over
 	// The map of a cluster that uses every layout there is must fit in one message.
 	bucketsMax = 1024
 )

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	chunkserver "dfs/chunk/server"
 	"dfs/client"
+	"dfs/internal/loopback"
 	metaserver "dfs/meta/server"
 	"dfs/proto/adminpb"
 	"dfs/rpc"
@@ -127,15 +127,11 @@ func (l *lines) Write(p []byte) (int, error) {
 
 // freeAddrs picks ports that nobody listens on now. They stay the servers' over
 // restarts.
-func freeAddrs(t testing.TB, n int) (addrs []string) {
+func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // after all are chosen, so that they differ
-		addrs = append(addrs, l.Addr().String())
+	addrs, err := loopback.Free(n)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return addrs
 }
