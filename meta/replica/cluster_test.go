@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -275,27 +276,49 @@ func (g *group) settle() {
 	}
 }
 
+// same compares the rows of all nodes at one index of the log. A command whose
+// caller has given up may still be on its way, so they may have to be looked at
+// again.
+// same compares the rows of all nodes, at one place in the log: a proposal whose
+// caller went away may still be on its way.
 func (g *group) same() {
 	g.t.Helper()
-	g.settle()
-	var want []byte
-	for id, n := range g.nodes() {
-		var got []byte
-		err := n.store.View(func(r meta.Reader) error {
-			return r.Scan(nil, []byte{0xff, 0xff}, func(k, v []byte) (bool, error) {
-				got = append(append(append(got, k...), '='), v...)
-				return true, nil
-			})
-		})
-		if err != nil {
-			g.t.Fatal(err)
+	var rows map[dfs.NodeID]map[string]string
+	eventually(g.t, "all masters come to one place in the log", func() bool {
+		g.settle()
+		rows = map[dfs.NodeID]map[string]string{}
+		places := map[uint64]bool{}
+		for id, n := range g.nodes() {
+			before := n.Position().Index
+			rows[id] = n.rows(g.t)
+			places[before], places[n.Position().Index] = true, true
 		}
-		if want == nil {
-			want = got
-		} else if !slices.Equal(got, want) {
-			g.t.Fatalf("master %v differs from another", id)
+		return len(places) == 1
+	})
+	first := slices.Min(slices.Collect(maps.Keys(rows)))
+	for id, got := range rows {
+		for _, k := range slices.Sorted(maps.Keys(got)) {
+			if got[k] != rows[first][k] {
+				g.t.Fatalf("master %v has %q = %q, master %v has %q", id, k, got[k], first, rows[first][k])
+			}
+		}
+		if len(got) != len(rows[first]) {
+			g.t.Fatalf("master %v has %d rows, master %v has %d", id, len(got), first, len(rows[first]))
 		}
 	}
+}
+
+func (n *Node) rows(t testing.TB) map[string]string {
+	rows := map[string]string{}
+	if err := n.store.View(func(r meta.Reader) error {
+		return r.Scan(nil, []byte{0xff, 0xff}, func(k, v []byte) (bool, error) {
+			rows[string(k)] = string(v)
+			return true, nil
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return rows
 }
 
 func TestNothingAcknowledgedIsLostWhenLeadersDie(t *testing.T) {
