@@ -143,7 +143,11 @@ func TestGitCloneFsckStatus(t *testing.T) {
 		args = append([]string{"-c", "user.name=e2e", "-c", "user.email=e2e@example.org", "-c", "init.defaultBranch=main", "-c", "safe.directory=*"}, args...)
 		return command(t, dir, "git", args...)
 	}
-	must(t, os.CopyFS(filepath.Join(src, "tree"), os.DirFS(filepath.Join(goroot(t), "src", "cmd", "go"))))
+	tree := "net"
+	if *full {
+		tree = "cmd"
+	}
+	must(t, os.CopyFS(filepath.Join(src, "tree"), os.DirFS(filepath.Join(goroot(t), "src", tree))))
 	git(src, "init", "-q")
 	git(src, "add", "-A")
 	git(src, "commit", "-q", "-m", "first")
@@ -296,7 +300,7 @@ func TestFioVerify(t *testing.T) {
 }
 
 func TestHugeFolderStreams(t *testing.T) {
-	n := 20_000
+	n := 10_000
 	if *full {
 		n = 1_000_000
 	}
