@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"sync"
 
 	"go.etcd.io/raft/v3"
@@ -131,14 +132,24 @@ func (n *Node) applyEntries(job applyJob) error {
 	return nil
 }
 
+// errImpossible is the cause when the state is found to be one that cannot be.
+var errImpossible = errors.New("the state is impossible")
+
 func (n *Node) applyBatch(t meta.Table, data []byte) (a answered, latest dfs.Time, err error) {
 	id, commands, err := decodeBatch(data)
 	if err != nil {
 		return answered{}, dfs.Time{}, err
 	}
+	// An invariant that does not hold stops this master, in order and with the reason,
+	// and nothing of the batch is committed.
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("%w: %v\n%s", errImpossible, cause, debug.Stack())
+		}
+	}()
 	a = answered{id: id, replies: make([]meta.Reply, len(commands))}
 	for i, c := range commands {
-		if a.replies[i], err = meta.Apply(t, c); err != nil {
+		if a.replies[i], err = n.cfg.apply(t, c); err != nil {
 			return answered{}, dfs.Time{}, fmt.Errorf("%T: %w", c.Op, err)
 		}
 		latest = later(latest, c.Time)
@@ -160,6 +171,9 @@ func (n *Node) applyConfChanges(entries []*raftpb.Entry) (confs map[uint64][]byt
 		if confs[e.GetIndex()], err = n.applyConfChange(e); err != nil {
 			return nil, err
 		}
+	}
+	if confs != nil {
+		n.publish(n.raft.BasicStatus().SoftState)
 	}
 	return confs, nil
 }

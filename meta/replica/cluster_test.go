@@ -279,8 +279,6 @@ func (g *group) settle() {
 // same compares the rows of all nodes at one index of the log. A command whose
 // caller has given up may still be on its way, so they may have to be looked at
 // again.
-// same compares the rows of all nodes, at one place in the log: a proposal whose
-// caller went away may still be on its way.
 func (g *group) same() {
 	g.t.Helper()
 	var rows map[dfs.NodeID]map[string]string

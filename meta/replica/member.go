@@ -217,7 +217,12 @@ func (n *Node) Transfer(ctx context.Context, to dfs.NodeID) error {
 		return nil
 	}
 	var refused error
+	leading := func() bool { return n.raft.BasicStatus().RaftState == raft.StateLeader }
 	err := n.do(ctx, func() {
+		if !leading() {
+			refused = &NotLeaderError{Leader: n.Status().Leader}
+			return
+		}
 		if _, votes := n.raft.Status().Config.Voters.IDs()[uint64(to)]; !votes {
 			refused = fmt.Errorf("%v %w", to, ErrNotVoter)
 			return
@@ -241,7 +246,11 @@ func (n *Node) Transfer(ctx context.Context, to dfs.NodeID) error {
 		select {
 		case <-changed:
 		case <-again.C:
-			err = n.do(ctx, func() { n.raft.TransferLeader(uint64(to)) })
+			err = n.do(ctx, func() {
+				if leading() {
+					n.raft.TransferLeader(uint64(to))
+				}
+			})
 		case <-ctx.Done():
 			return fmt.Errorf("leadership was not handed over: %w", ctx.Err())
 		case <-n.ctx.Done():

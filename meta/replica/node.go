@@ -16,6 +16,7 @@ import (
 
 	"dfs"
 	"dfs/internal/disk"
+	"dfs/meta"
 	"dfs/meta/store"
 )
 
@@ -42,6 +43,7 @@ const (
 	heardMax          = 256      // senders of messages that are remembered
 	keepEntries       = 5_000    // entries kept for followers that lag a little
 	keepBytes         = 32 << 20 // and bytes of them, since they are in memory too
+	holdBytes         = 96 << 20 // bytes of entries kept for a follower that is sent a snapshot
 )
 
 // Message is what masters say to each other. It belongs to Raft; a transport only
@@ -70,6 +72,8 @@ type Config struct {
 	Logger       *slog.Logger  // nil: none
 	Tick         time.Duration // 0: DefaultTick
 	SegmentBytes int64         // of the log's files; 0: SegmentBytes
+
+	apply func(meta.Table, meta.Command) (meta.Reply, error) // nil: meta.Apply; tests have their own
 }
 
 // Errors that are failures: the request may be sent again under the same name.
@@ -124,7 +128,7 @@ type Node struct {
 	waiting  map[uint64][]*proposal // +checklocks:mu — by id of the batch
 	changed  chan struct{}          // +checklocks:mu — closed when Status changes
 	failure  error                  // +checklocks:mu — why it stopped
-	sendings map[uint64]struct{}    // +checklocks:mu — snapshots on their way, by receiver
+	sendings map[uint64]uint64      // +checklocks:mu — indexes of snapshots on their way, by receiver
 }
 
 // Start opens the node's state and takes part in the group. A node without state
@@ -142,6 +146,9 @@ func Start(cfg Config) (*Node, error) {
 	if cfg.SegmentBytes == 0 {
 		cfg.SegmentBytes = SegmentBytes
 	}
+	if cfg.apply == nil {
+		cfg.apply = meta.Apply
+	}
 	if cfg.ID == 0 {
 		return nil, errors.New("a master needs an id that is not 0")
 	}
@@ -153,7 +160,7 @@ func Start(cfg Config) (*Node, error) {
 		cfg: cfg, logger: cfg.Logger, store: rows,
 		proposals: make(chan *proposal, queueMax), received: make(chan *raftpb.Message, queueMax),
 		control: make(chan func()), applies: make(chan applyJob, applyQueueMax),
-		heard: map[uint64]int64{}, waiting: map[uint64][]*proposal{}, changed: make(chan struct{}), sendings: map[uint64]struct{}{},
+		heard: map[uint64]int64{}, waiting: map[uint64][]*proposal{}, changed: make(chan struct{}), sendings: map[uint64]uint64{},
 	}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, rows.Close())
@@ -328,6 +335,10 @@ func (n *Node) step(m *raftpb.Message) {
 		if bootTime() < n.voteAfter {
 			return // it may have helped to give a lease before it was started anew
 		}
+	case raftpb.MsgTransferLeader:
+		// A follower's wish, which raft forwards. The election that follows does not
+		// respect leases, and this leader would go on under its own: see Transfer.
+		return
 	}
 	if _, known := n.heard[m.GetFrom()]; known || len(n.heard) < heardMax {
 		n.heard[m.GetFrom()] = bootTime()

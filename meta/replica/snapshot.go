@@ -24,7 +24,7 @@ func (n *Node) sendSnapshot(m *raftpb.Message) {
 	n.mu.Lock()
 	_, busy := n.sendings[to]
 	if !busy {
-		n.sendings[to] = struct{}{}
+		n.sendings[to] = m.GetSnapshot().GetMetadata().GetIndex()
 	}
 	n.mu.Unlock()
 	if busy {
@@ -138,8 +138,16 @@ func (n *Node) Compact(keep uint64) error {
 		return err
 	}
 	index := n.store.Flushed()
+	// Else a follower would find what comes after its snapshot gone, and need the
+	// next one, for as long as there is much to do.
+	hold := index
+	n.mu.Lock()
+	for _, at := range n.sendings {
+		hold = min(hold, at)
+	}
+	n.mu.Unlock()
 	var failed error
-	err := n.do(n.ctx, func() { failed = n.storage.compact(index, keep) })
+	err := n.do(n.ctx, func() { failed = n.storage.compact(index, keep, hold) })
 	return errors.Join(err, failed)
 }
 

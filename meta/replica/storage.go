@@ -256,8 +256,8 @@ func snapshotAt(p store.Position) (*raftpb.Snapshot, error) {
 }
 
 // compact forgets entries up to index, in memory and in the files, but for the last
-// keep of them and keepBytes.
-func (s *storage) compact(index, keep uint64) error {
+// keep of them in keepBytes, and those after hold in holdBytes.
+func (s *storage) compact(index, keep, hold uint64) error {
 	first, err := s.FirstIndex()
 	if err != nil || index < first {
 		return err
@@ -267,8 +267,11 @@ func (s *storage) compact(index, keep uint64) error {
 		return err
 	}
 	n := len(entries)
-	for bytes := 0; n > 0 && uint64(len(entries)-n) < keep; n-- {
-		if bytes += len(entries[n-1].GetData()); bytes > keepBytes {
+	for bytes := 0; n > 0; n-- {
+		bytes += len(entries[n-1].GetData())
+		kept := uint64(len(entries)-n) < keep && bytes <= keepBytes
+		held := entries[n-1].GetIndex() > hold && bytes <= holdBytes
+		if !kept && !held {
 			break
 		}
 	}

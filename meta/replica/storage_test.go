@@ -76,7 +76,7 @@ func (m *logModel) advance() {
 	m.rows = max(m.rows, m.commit-m.rng.Uint64N(m.commit-m.rows+1))
 	if keep := m.rng.Uint64N(8); m.rows > keep && m.rng.IntN(2) == 0 {
 		m.kept = max(m.kept, m.rows-keep)
-		m.ok(m.s.compact(m.rows, keep))
+		m.ok(m.s.compact(m.rows, keep, m.rows))
 	}
 }
 
