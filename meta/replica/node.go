@@ -442,7 +442,10 @@ func (n *Node) Step(m *raftpb.Message) {
 
 // Unreachable tells raft that messages to a node were lost.
 func (n *Node) Unreachable(id dfs.NodeID) {
-	n.later(func() { n.raft.ReportUnreachable(uint64(id)) })
+	n.later(func() {
+		n.raft.ReportUnreachable(uint64(id))
+		delete(n.heard, uint64(id)) // until it is heard again
+	})
 }
 
 // later runs fn in raft's goroutine some time; it is lost when the node stops.
