@@ -79,6 +79,13 @@ func (u user) missing(dir dfs.Ino, names ...string) {
 	}
 }
 
+// find is the inode that a name leads to. Who did not make it has to look before it
+// uses the number, as a kernel does: a lease on the folder is what tells it.
+func (u user) find(dir dfs.Ino, name string) dfs.Ino {
+	u.t.Helper()
+	return u.lookup(dir, name).Ino
+}
+
 func (u user) attr(ino dfs.Ino) dfs.Attr {
 	u.t.Helper()
 	attr, err := u.fs.GetAttr(u.t.Context(), ino)
@@ -275,11 +282,13 @@ func TestOtherClientsSeeEachChangeAtOnce(t *testing.T) {
 				for _, maker := range []string{"A", "B", "both"} {
 					t.Run(maker, func(t *testing.T) {
 						a, b := user{t, "A", one}, user{t, "B", two}
-						first := a
+						first, other := a, b
 						if maker == "B" {
-							first = b
+							first, other = b, a
 						}
-						dir := first.mkdir(dfs.RootIno, strings.ReplaceAll(t.Name(), "/", "-"))
+						name := strings.ReplaceAll(t.Name(), "/", "-")
+						dir := first.mkdir(dfs.RootIno, name)
+						is(other, "folder", other.find(dfs.RootIno, name), dir)
 						if maker == "both" {
 							b.lists(dir)
 							a.lists(dir)
@@ -296,7 +305,7 @@ func TestOtherClientsSeeEachChangeAtOnce(t *testing.T) {
 var nameCases = []coherenceCase{
 	{"create", func(a, b user, dir dfs.Ino) {
 		ino := a.create(dir, "x")
-		is(b, "inode", b.lookup(dir, "x").Ino, ino)
+		is(b, "inode", b.find(dir, "x"), ino)
 		_, _, err := b.fs.Create(b.t.Context(), root, dir, "x", 0o644, oRDWR|oCreate|oExcl)
 		b.want("exclusive create", err, dfs.EEXIST)
 		_, err = b.fs.Mkdir(b.t.Context(), root, dir, "x", 0o755)
@@ -309,20 +318,20 @@ var nameCases = []coherenceCase{
 		a.missing(dir, names...)
 		b.missing(dir, names...)
 		file := a.create(dir, "file")
-		is(b, "file", b.lookup(dir, "file").Ino, file)
+		is(b, "file", b.find(dir, "file"), file)
 		sub := a.mkdir(dir, "dir")
-		is(b, "folder", b.lookup(dir, "dir").Ino, sub)
+		is(b, "folder", b.find(dir, "dir"), sub)
 		attr, err := a.fs.Symlink(a.t.Context(), root, dir, "symlink", "file")
 		a.ok("symlink", err)
-		is(b, "symlink", b.lookup(dir, "symlink").Ino, attr.Ino)
+		is(b, "symlink", b.find(dir, "symlink"), attr.Ino)
 		target, err := b.fs.Readlink(b.t.Context(), attr.Ino)
 		b.ok("readlink", err)
 		is(b, "target", target, "file")
 		a.link(file, dir, "link")
-		is(b, "link", b.lookup(dir, "link").Ino, file)
+		is(b, "link", b.find(dir, "link"), file)
 		is(b, "number of links", b.attr(file).Nlink, 2)
 		a.rename(dir, "other", dir, "renamed", 0)
-		is(b, "renamed file", b.lookup(dir, "renamed").Ino, other)
+		is(b, "renamed file", b.find(dir, "renamed"), other)
 		b.missing(dir, "other")
 		b.missing(sub, "file")
 		a.create(sub, "file")
@@ -363,7 +372,7 @@ var nameCases = []coherenceCase{
 				a.t.Fatalf("inode %d is made twice", ino)
 			}
 			last = ino
-			is(b, "inode", b.lookup(dir, "x").Ino, ino)
+			is(b, "inode", b.find(dir, "x"), ino)
 			b.unlink(dir, "x")
 			a, b = b, a
 		}
@@ -396,19 +405,19 @@ var nameCases = []coherenceCase{
 		b.missing(dir, "y")
 		a.rename(dir, "x", dir, "y", 0)
 		b.missing(dir, "x")
-		is(b, "inode", b.lookup(dir, "y").Ino, ino)
+		is(b, "inode", b.find(dir, "y"), ino)
 		b.want("rename", b.fs.Rename(b.t.Context(), root, dir, "x", dir, "z", 0), dfs.ENOENT)
 		b.rename(dir, "y", dir, "x", 0)
 		a.missing(dir, "y")
-		is(a, "inode", a.lookup(dir, "x").Ino, ino)
+		is(a, "inode", a.find(dir, "x"), ino)
 	}},
 	{"rename-over", func(a, b user, dir dfs.Ino) {
 		x, y := a.create(dir, "x"), b.create(dir, "y")
-		is(b, "inode", b.lookup(dir, "x").Ino, x)
-		is(a, "inode", a.lookup(dir, "y").Ino, y)
+		is(b, "inode", b.find(dir, "x"), x)
+		is(a, "inode", a.find(dir, "y"), y)
 		a.rename(dir, "x", dir, "y", 0)
 		b.missing(dir, "x")
-		is(b, "inode", b.lookup(dir, "y").Ino, x)
+		is(b, "inode", b.find(dir, "y"), x)
 		b.lists(dir, "y")
 	}},
 	{"rename-between-folders", func(a, b user, dir dfs.Ino) {
@@ -418,19 +427,19 @@ var nameCases = []coherenceCase{
 		b.missing(to, "x")
 		a.rename(from, "x", to, "x", 0)
 		b.missing(from, "x")
-		is(b, "inode", b.lookup(to, "x").Ino, ino)
+		is(b, "inode", b.find(to, "x"), ino)
 		b.lists(from)
 		b.lists(to, "x")
 	}},
 	{"rename-of-a-folder", func(a, b user, dir dfs.Ino) {
 		from, to := a.mkdir(dir, "from"), b.mkdir(dir, "to")
 		sub := a.mkdir(from, "sub")
-		ino := b.create(sub, "x")
+		ino := b.create(b.find(from, "sub"), "x")
 		is(b, "links", b.attr(from).Nlink, 3)
 		a.rename(from, "sub", to, "sub", 0)
 		b.missing(from, "sub")
-		is(b, "folder", b.lookup(to, "sub").Ino, sub)
-		is(b, "inode", b.lookup(sub, "x").Ino, ino)
+		is(b, "folder", b.find(to, "sub"), sub)
+		is(b, "inode", b.find(sub, "x"), ino)
 		is(b, "links of the old parent", b.attr(from).Nlink, 2)
 		is(b, "links of the new parent", b.attr(to).Nlink, 3)
 		l, err := b.fs.ReadDir(b.t.Context(), root, sub, 0, 10, false)
@@ -444,15 +453,15 @@ var nameCases = []coherenceCase{
 		b.lookup(dir, "x")
 		a.lookup(dir, "y")
 		a.rename(dir, "x", dir, "y", dfs.RenameExchange)
-		is(b, "inode", b.lookup(dir, "x").Ino, y)
-		is(b, "inode", b.lookup(dir, "y").Ino, x)
+		is(b, "inode", b.find(dir, "x"), y)
+		is(b, "inode", b.find(dir, "y"), x)
 	}},
 	{"rename-noreplace", func(a, b user, dir dfs.Ino) {
 		a.create(dir, "x")
 		a.missing(dir, "y")
 		y := b.create(dir, "y")
 		a.want("rename", a.fs.Rename(a.t.Context(), root, dir, "x", dir, "y", dfs.RenameNoReplace), dfs.EEXIST)
-		is(a, "inode", a.lookup(dir, "y").Ino, y)
+		is(a, "inode", a.find(dir, "y"), y)
 		b.lookup(dir, "x")
 		b.unlink(dir, "y")
 		a.rename(dir, "x", dir, "y", dfs.RenameNoReplace)
@@ -526,7 +535,7 @@ var listCases = []coherenceCase{
 		b.lists(dir, "y", "z")
 		b.rmdir(dir, "y")
 		a.lists(dir, "z")
-		a.link(a.lookup(dir, "z").Ino, dir, "x")
+		a.link(a.find(dir, "z"), dir, "x")
 		b.lists(dir, "x", "z")
 		b.unlink(dir, "z")
 		a.lists(dir, "x")
@@ -623,8 +632,8 @@ var listCases = []coherenceCase{
 			if (ino == 0) == (other == 0) {
 				a.t.Fatalf("%s was made as %d by A and as %d by B", name, ino, other)
 			}
-			is(a, name, a.lookup(dir, name).Ino, ino+other)
-			is(b, name, b.lookup(dir, name).Ino, ino+other)
+			is(a, name, a.find(dir, name), ino+other)
+			is(b, name, b.find(dir, name), ino+other)
 		}
 	}},
 }
@@ -666,7 +675,7 @@ var attrCases = []coherenceCase{
 	}},
 	{"times", func(a, b user, dir dfs.Ino) {
 		ino := a.create(dir, "x")
-		before := b.attr(ino)
+		before := b.lookup(dir, "x")
 		at, mt := dfs.Time{Sec: 1_000_000, Nsec: 1}, dfs.Time{Sec: 2_000_000, Nsec: 999_999_999}
 		a.set(ino, client.SetAttr{Atime: &at, Mtime: &mt})
 		got := b.attr(ino)
@@ -687,7 +696,7 @@ var attrCases = []coherenceCase{
 		a.write(f, []byte("12345"), 0)
 		mt := dfs.Time{Sec: 3_000_000}
 		a.set(f.Ino(), client.SetAttr{Mtime: &mt})
-		got := b.attr(f.Ino())
+		got := b.lookup(dir, "x")
 		is(b, "mtime", got.Mtime, mt)
 		is(b, "size", got.Size, 5)
 		a.ok("fsync", f.Fsync(a.t.Context(), false))
@@ -697,7 +706,7 @@ var attrCases = []coherenceCase{
 		f := a.file(dir, "x")
 		want := content(1, 10_000)
 		a.put(f, want, 0)
-		g := b.open(f.Ino(), oRDWR)
+		g := b.open(b.find(dir, "x"), oRDWR)
 		b.holds(g, want)
 		for i, size := range []uint64{5000, 7000, 0, 4096, 4095} {
 			a.set(f.Ino(), client.SetAttr{Size: &size})
@@ -712,7 +721,7 @@ var attrCases = []coherenceCase{
 	{"truncating-open", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
 		a.put(f, content(1, 5000), 0)
-		g := b.open(f.Ino(), oRDWR|oTrunc)
+		g := b.open(b.find(dir, "x"), oRDWR|oTrunc)
 		is(a, "size", a.attr(f.Ino()).Size, 0)
 		b.put(g, []byte("new"), 0)
 		a.holds(f, []byte("new"))
@@ -729,6 +738,7 @@ var attrCases = []coherenceCase{
 			u.ok("getxattr", err)
 			is(u, "xattr", string(v), want)
 		}
+		is(b, "inode", b.find(dir, "x"), ino)
 		get(b, "")
 		a.ok("setxattr", a.fs.SetXattr(ctx, root, ino, "user.a", []byte("one"), dfs.XattrCreate))
 		get(b, "one")
@@ -776,7 +786,7 @@ var byteCases = []coherenceCase{
 	}},
 	{"bytes-after-fsync", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
-		b.contents(f.Ino(), nil)
+		b.contents(b.find(dir, "x"), nil)
 		for i, dataOnly := range []bool{true, false} {
 			want := content(uint64(i), 3000*(i+1))
 			a.write(f, want, 0)
@@ -789,14 +799,14 @@ var byteCases = []coherenceCase{
 		a.write(f, content(1, 300), 0)
 		a.write(g, content(2, 200), 0)
 		a.ok("sync", a.fs.Sync(a.t.Context()))
-		b.contents(f.Ino(), content(1, 300))
-		b.contents(g.Ino(), content(2, 200))
+		b.contents(b.find(dir, "x"), content(1, 300))
+		b.contents(b.find(dir, "y"), content(2, 200))
 	}},
 	{"bytes-of-a-file-that-is-open-and-was-read", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
 		want := content(1, 20_000)
 		a.put(f, want, 0)
-		g := b.open(f.Ino(), oRead)
+		g := b.open(b.find(dir, "x"), oRead)
 		b.holds(g, want)
 		for i := range 6 {
 			p, off := content(uint64(10+i), 1000), 500+i*3800
@@ -811,7 +821,7 @@ var byteCases = []coherenceCase{
 			b.t.Skip("without leases on bytes nobody tells the reader")
 		}
 		f := a.file(dir, "x")
-		g := b.open(f.Ino(), oRead)
+		g := b.open(b.find(dir, "x"), oRead)
 		for i := range 6 {
 			want := content(uint64(i), 5000+i)
 			a.put(f, want, 0)
@@ -820,7 +830,7 @@ var byteCases = []coherenceCase{
 	}},
 	{"bytes-past-the-caches", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
-		g := b.open(f.Ino(), oRead|oDirect)
+		g := b.open(b.find(dir, "x"), oRead|oDirect)
 		for i := range 4 {
 			want := content(uint64(i), 5000+i)
 			a.put(f, want, 0)
@@ -841,7 +851,7 @@ var byteCases = []coherenceCase{
 	}},
 	{"two-write-in-turns", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
-		g := b.open(f.Ino(), oRDWR)
+		g := b.open(b.find(dir, "x"), oRDWR)
 		want := make([]byte, 8192)
 		a.put(f, want, 0)
 		for i := range 8 {
@@ -859,7 +869,7 @@ var byteCases = []coherenceCase{
 	}},
 	{"two-write-different-pieces-at-once", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
-		g := b.open(f.Ino(), oRDWR)
+		g := b.open(b.find(dir, "x"), oRDWR)
 		const piece = 1000
 		want := content(1, 40*piece)
 		var wg sync.WaitGroup
@@ -887,7 +897,7 @@ var byteCases = []coherenceCase{
 	}},
 	{"two-append-in-turns", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
-		users, files := []user{a, b}, []*client.File{a.open(f.Ino(), oRDWR|oAppend), b.open(f.Ino(), oRDWR|oAppend)}
+		users, files := []user{a, b}, []*client.File{a.open(f.Ino(), oRDWR|oAppend), b.open(b.find(dir, "x"), oRDWR|oAppend)}
 		var want []byte
 		for i := range 12 {
 			u, x := users[i%2], files[i%2]
@@ -911,7 +921,7 @@ var byteCases = []coherenceCase{
 		var wg sync.WaitGroup
 		want := map[string]int{}
 		for _, u := range []user{a, b} {
-			x := u.open(f.Ino(), oWrite|oAppend)
+			x := u.open(u.find(dir, "x"), oWrite|oAppend)
 			for i := range 30 {
 				want[fmt.Sprintf("%s%06d", u.name, i)] = 1
 			}
@@ -937,7 +947,7 @@ var byteCases = []coherenceCase{
 	}},
 	{"holes", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
-		g := b.open(f.Ino(), oRDWR)
+		g := b.open(b.find(dir, "x"), oRDWR)
 		b.holds(g, nil)
 		a.put(f, []byte("end"), 9000)
 		want := append(make([]byte, 9000), "end"...)
@@ -953,7 +963,7 @@ var openCases = []coherenceCase{
 		ctx, want := a.t.Context(), content(1, 30_000)
 		f := a.file(dir, "x")
 		a.put(f, want, 0)
-		g := b.open(f.Ino(), oRDWR)
+		g := b.open(b.find(dir, "x"), oRDWR)
 		b.unlink(dir, "x")
 		a.missing(dir, "x")
 		a.holds(f, want)
@@ -995,7 +1005,7 @@ var openCases = []coherenceCase{
 	{"link-to-an-open-file", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")
 		a.put(f, []byte("one"), 0)
-		b.link(f.Ino(), dir, "y")
+		b.link(b.find(dir, "x"), dir, "y")
 		a.unlink(dir, "x")
 		a.put(f, []byte("two"), 0)
 		is(b, "links", b.lookup(dir, "y").Nlink, 1)
@@ -1079,7 +1089,7 @@ func TestFileUnlinkedByAnotherClientIsFreedAfterTheLastClose(t *testing.T) {
 	want := content(1, 300_000)
 	f := a.file(dfs.RootIno, "x")
 	a.put(f, want, 0)
-	g := b.open(f.Ino(), oRead)
+	g := b.open(b.find(dfs.RootIno, "x"), oRead)
 	b.holds(g, want)
 	b.unlink(dfs.RootIno, "x")
 	a.missing(dfs.RootIno, "x")
@@ -1120,6 +1130,6 @@ func TestClosedClientLeavesWhatItDid(t *testing.T) {
 	a.ok("close", a.fs.Close())
 	b.lists(dir, names...)
 	for i, name := range names {
-		b.contents(b.lookup(dir, name).Ino, content(uint64(i), 100+i))
+		b.contents(b.find(dir, name), content(uint64(i), 100+i))
 	}
 }

@@ -224,6 +224,7 @@ func TestClientThatIsCutOffAnswersNothingOld(t *testing.T) {
 				return err
 			})
 			must("listing", answered, !slices.ContainsFunc(l.Entries, func(e dfs.Entry) bool { return e.Name == "target" }))
+			is(b, "inode", b.find(dir, "f"), f.Ino())
 			b.set(f.Ino(), client.SetAttr{Mode: new(uint32(0o611))})
 			var attr dfs.Attr
 			answered, _ = a.briefly(func(ctx context.Context) (err error) {
@@ -276,8 +277,8 @@ func TestClientThatIsCutOffAnswersNothingOld(t *testing.T) {
 			})
 			for _, u := range []user{a, b} {
 				u.lists(dir, "f", "new", "target")
-				is(u, "new file", u.lookup(dir, "new").Ino, made)
-				is(u, "renamed file", u.lookup(dir, "target").Ino, moved)
+				is(u, "new file", u.find(dir, "new"), made)
+				is(u, "renamed file", u.find(dir, "target"), moved)
 				u.missing(dir, "gone", "moved")
 				u.contents(f.Ino(), want)
 			}
