@@ -136,7 +136,7 @@ func (tx *tx) checkFile(f *FileCommit, in *inode) (stale bool, err error) {
 	if f.SizeMin > dfs.FileMax {
 		return false, dfs.EFBIG
 	}
-	if f.Mtime.Nsec >= 1e9 {
+	if f.Mtime.Nsec >= 1e9 || f.Ctime.Nsec >= 1e9 {
 		return false, dfs.EINVAL
 	}
 	for i := range f.Extents {
@@ -190,6 +190,14 @@ func (tx *tx) commitFile(f *FileCommit, in *inode) error {
 	if f.KillSuid {
 		in.killSuid()
 	}
+	ctime := in.Ctime
 	tx.change(in)
+	if f.Ctime != (dfs.Time{}) {
+		// The client has shown the time of the write: writing back is no change.
+		in.Ctime = ctime
+		if ctime.Compare(f.Ctime) < 0 {
+			in.Ctime = f.Ctime
+		}
+	}
 	return nil
 }

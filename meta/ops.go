@@ -10,6 +10,7 @@ type Command struct {
 	Seq     uint64 // from 1
 	Acked   uint64 // the session got every answer with a sequence below this
 	Time    dfs.Time
+	Told    bool // Time is when the client made the change, under a lease: it stays
 	Cred    dfs.Cred
 	Op      Op
 }
@@ -102,6 +103,7 @@ type FileCommit struct {
 	SizeMin  uint64       // the size becomes at least this
 	Mtime    dfs.Time     // of the last write; zero leaves the file's mtime alone
 	KillSuid bool
+	Ctime    dfs.Time // when the bytes were written, under a lease; zero: the command's time
 }
 
 // ChunkCommit is one chunk's part of a Commit.

@@ -67,7 +67,8 @@ type FileCommit struct {
 	Ino      dfs.Ino
 	Extents  []dfs.Extent // in the order in which they were written
 	SizeMin  uint64
-	Mtime    dfs.Time
+	Mtime    dfs.Time // of the last write; zero: it has been set since
+	Ctime    dfs.Time // of the last write, when it was made under a lease
 	KillSuid bool
 }
 
@@ -81,8 +82,9 @@ type ChunkCommit struct {
 
 // Result is the masters' answer to a Batch.
 type Result struct {
-	Stale bool      // refused as a whole: write again in new chunks
-	Attr  *dfs.Attr // of the file, when it was a single one; nil then says that it is gone
+	Stale bool                  // refused as a whole: write again in new chunks
+	Attr  *dfs.Attr             // of the file, when it was a single one; nil then says that it is gone
+	Attrs map[dfs.Ino]*dfs.Attr // of files, when there were many; those that are not told are missing
 }
 
 // Owner is told what became of a file's pieces. Its methods are called one at a
@@ -102,7 +104,8 @@ type Piece struct {
 	Data     []byte // in Buffer; 1 byte to dfs.RecordBytes; never changes again
 	Buffer   *Buffer
 	Layout   dfs.Layout
-	Mtime    dfs.Time // of the last write in it
+	Mtime    dfs.Time // of the last write in it; zero: it has been set since
+	Ctime    dfs.Time // of the last write in it, when that was made under a lease
 	KillSuid bool     // writing took the set-id bits away
 
 	file  *File

@@ -129,6 +129,9 @@ func fileCommit(ino dfs.Ino, pieces []*Piece) FileCommit {
 		if fc.Mtime.Compare(p.Mtime) < 0 {
 			fc.Mtime = p.Mtime
 		}
+		if fc.Ctime.Compare(p.Ctime) < 0 {
+			fc.Ctime = p.Ctime
+		}
 	}
 	return fc
 }
@@ -209,7 +212,7 @@ func (a *Appender) committed(g *gathered, res Result, took time.Duration) {
 	for i, f := range g.files {
 		attr := res.Attr
 		if len(g.files) > 1 {
-			attr = nil
+			attr = res.Attrs[f.ino]
 		}
 		a.settle(f, g.pieces[i], func() {
 			if len(g.files) == 1 && attr == nil { // nobody has a name or a session for it any more

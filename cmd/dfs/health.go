@@ -25,6 +25,7 @@ var healthCodes = []healthCode{
 	{"NO_CHUNK_SERVERS", "No chunk server has joined: folders and names work, data cannot be written.", "start dfs-chunk with --masters on at least as many machines as the policy has copies"},
 	{"SERVER_DOWN", "A chunk server does not answer. Its data is served from the other copies.", "start dfs-chunk there again with its own folders"},
 	{"SERVER_FULL", "A chunk server has no free space above its reserve: it takes no new data; reads and deletes go on.", "delete files, or add servers or disks"},
+	{"WAITING_FOR_CLIENTS", "Another master leads since a moment ago, and some mounts of before have not come to it: it answers nobody until they have told what they changed, or their leases have run out.", "nothing: it is over in some seconds"},
 	{"PG_DEGRADED", "Some placement groups have fewer servers than their policy wants: data is safe, with less redundancy.", "bring the servers that are down back"},
 	{"PG_UNWRITABLE", "Some placement groups have too few servers for writes: programs that write there wait.", "bring the servers that are down back"},
 	{"POLICY_UNSATISFIED", "A policy in use wants more servers than the cluster has.", "add chunk servers"},

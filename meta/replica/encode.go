@@ -102,6 +102,7 @@ func commitToProto(op *meta.Commit) *logpb.Commit {
 		Files: slice(op.Files, func(f meta.FileCommit) *logpb.FileCommit {
 			return &logpb.FileCommit{
 				Ino: uint64(f.Ino), Extents: slice(f.Extents, extentToProto), SizeMin: f.SizeMin, Mtime: timeToProto(f.Mtime), KillSuid: f.KillSuid,
+				Ctime: timeToProto(f.Ctime),
 			}
 		}),
 		Chunks: slice(op.Chunks, func(c meta.ChunkCommit) *logpb.ChunkCommit {
@@ -115,6 +116,7 @@ func commitFromProto(op *logpb.Commit) *meta.Commit {
 		Files: slice(op.Files, func(f *logpb.FileCommit) meta.FileCommit {
 			return meta.FileCommit{
 				Ino: dfs.Ino(f.GetIno()), Extents: slice(f.GetExtents(), extentFromProto), SizeMin: f.GetSizeMin(), Mtime: timeFromProto(f.GetMtime()), KillSuid: f.GetKillSuid(),
+				Ctime: timeFromProto(f.GetCtime()),
 			}
 		}),
 		Chunks: slice(op.Chunks, func(c *logpb.ChunkCommit) meta.ChunkCommit {

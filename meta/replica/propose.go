@@ -118,11 +118,15 @@ func (n *Node) proposeBatch(batch []*proposal, commands []meta.Command) error {
 		return &NotLeaderError{Leader: s.Leader}
 	}
 	// In the order of the log no command is earlier than the one before it, whatever
-	// the clocks of this leader and the last one say: a ctime never goes back.
+	// the clocks of this leader and the last one say: a ctime never goes back. Changes
+	// that were made under a lease come later than they were made; the client that
+	// holds the lease sees to their order.
 	n.stamped = later(n.stamped, n.storage.position.Load().Time)
 	for i := range commands {
 		n.stamped = later(n.stamped, commands[i].Time)
-		commands[i].Time = n.stamped
+		if !commands[i].Told {
+			commands[i].Time = n.stamped
+		}
 	}
 	id := rand.Uint64()
 	data, err := encodeBatch(id, commands)

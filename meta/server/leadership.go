@@ -28,6 +28,7 @@ type leadership struct {
 	wg     sync.WaitGroup
 	reap   chan struct{} // there may be orphans to free
 	look   chan struct{} // something about the chunk servers may have changed
+	leases *leaseTable
 
 	mu       sync.Mutex
 	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
@@ -106,6 +107,13 @@ func (l *leadership) released(id dfs.SessionID, ino dfs.Ino) {
 	}
 }
 
+// knows reports whether there is such a session.
+func (l *leadership) knows(id dfs.SessionID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sessions[id] != nil
+}
+
 // begin registers a session that was opened in this term: it has nothing open.
 func (l *leadership) begin(id dfs.SessionID) {
 	l.mu.Lock()
@@ -118,11 +126,21 @@ func (l *leadership) begin(id dfs.SessionID) {
 // end forgets a session.
 func (l *leadership) end(id dfs.SessionID) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if s := l.sessions[id]; s != nil {
 		l.suspectLocked(slices.Collect(maps.Keys(s.open)))
 		delete(l.sessions, id)
 	}
+	l.mu.Unlock()
+	l.leases.drop(id)
+}
+
+// closeSession ends a session in the state and here.
+func (l *leadership) closeSession(ctx context.Context, id dfs.SessionID) error {
+	if _, err := l.s.propose(ctx, &meta.CloseSession{Session: id}); err != nil {
+		return err
+	}
+	l.end(id)
+	return nil
 }
 
 // expired lists the sessions that were not heard of for too long.
@@ -244,6 +262,14 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 		l.end(id)
 		return out, nil
 	}
+	out.Time = rpc.TimeToProto(now())
+	if err := bound("leases to keep", len(req.Keep), leasesMax); err != nil {
+		return nil, err
+	}
+	if req.AttachedTerm == l.term {
+		good, kept := l.leases.attach(id, req.Keep)
+		out.LeaseNanos, out.Leases = int64(good), kept
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	live := l.sessions[id]
@@ -271,14 +297,11 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 
 // CloseSession ends a session at its client's wish.
 func (s *Server) CloseSession(ctx context.Context, req *metapb.CloseSessionRequest) (*metapb.CloseSessionReply, error) {
-	id := dfs.SessionID(req.Session)
-	if _, err := s.propose(ctx, &meta.CloseSession{Session: id}); err != nil {
-		return nil, s.failure(err)
+	l := s.leading.Load()
+	if l == nil {
+		return nil, s.notReady()
 	}
-	if l := s.leading.Load(); l != nil {
-		l.end(id)
-	}
-	return &metapb.CloseSessionReply{}, nil
+	return &metapb.CloseSessionReply{}, s.failure(l.closeSession(ctx, dfs.SessionID(req.Session)))
 }
 
 // lead takes up the duties of a leader whenever this master is one.
@@ -332,6 +355,7 @@ func (s *Server) serveTerm(term uint64) {
 		scan: true, // what was orphaned in earlier terms
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
+	l.leases = newLeaseTable(l)
 	if err := l.takeOver(); err != nil {
 		if ctx.Err() == nil {
 			s.logger.Error("cannot take up leadership", "err", err)
@@ -384,9 +408,12 @@ func (l *leadership) takeOver() error {
 	s.transport.refresh()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, session := range sessions {
+	ids := make([]dfs.SessionID, len(sessions))
+	for i, session := range sessions {
+		ids[i] = session.ID
 		l.sessions[session.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}}
 	}
+	l.leases.expect(ids)
 	return nil
 }
 
@@ -420,11 +447,10 @@ func (l *leadership) expireSessions() {
 		}
 		for _, id := range l.expired(ttl) {
 			l.s.logger.Warn("session expired", "session", id)
-			if _, err := l.s.propose(l.ctx, &meta.CloseSession{Session: id}); err != nil {
+			if err := l.closeSession(l.ctx, id); err != nil {
 				l.log("cannot end a session", err)
 				break
 			}
-			l.end(id)
 		}
 	}
 }

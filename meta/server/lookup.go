@@ -17,29 +17,105 @@ const (
 	openExtentMax = 1024
 )
 
+// serving is the leadership under which a client's read is answered: leases of the term
+// before are no concern any more.
+func (s *Server) serving(ctx context.Context) (*leadership, error) {
+	l := s.leading.Load()
+	if l == nil {
+		return nil, s.notReady()
+	}
+	return l, l.leases.ready(ctx)
+}
+
+// readUnder reads one inode when no other session has changes of it to tell. The
+// session gets a lease where it can.
+func (s *Server) readUnder(ctx context.Context, session uint64, ino dfs.Ino, fn func(meta.View) error) ([]*metapb.Lease, error) {
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.told(ctx, dfs.SessionID(session), ino); err != nil {
+		return nil, err
+	}
+	leases, err := l.leases.read(ctx, dfs.SessionID(session), ino)
+	if err != nil {
+		return nil, err
+	}
+	return leases, s.read(ctx, fn)
+}
+
 // Lookup finds a name.
 func (s *Server) Lookup(ctx context.Context, req *metapb.LookupRequest) (*metapb.LookupReply, error) {
-	var attr dfs.Attr
-	err := s.read(ctx, func(v meta.View) (err error) {
-		attr, err = v.Lookup(rpc.CredFromProto(req.Cred), dfs.Ino(req.Parent), name(req.Name))
-		return err
-	})
-	if err == nil {
-		return &metapb.LookupReply{Attr: rpc.AttrToProto(&attr)}, nil
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
 	}
-	errno, err := verdict(err)
-	return &metapb.LookupReply{Errno: errno}, err
+	session, parent := dfs.SessionID(req.Session), dfs.Ino(req.Parent)
+	if err := l.told(ctx, session, parent); err != nil {
+		return nil, err
+	}
+	leases, err := l.leases.read(ctx, session, parent)
+	if err != nil {
+		return nil, err
+	}
+	// The inode is known after the first look only, and it can be another one at the
+	// second.
+	for under := dfs.Ino(0); ; {
+		var attr dfs.Attr
+		err := s.read(ctx, func(v meta.View) (err error) {
+			attr, err = v.Lookup(rpc.CredFromProto(req.Cred), parent, name(req.Name))
+			return err
+		})
+		if err != nil {
+			errno, err := verdict(err)
+			return &metapb.LookupReply{Errno: errno, Leases: leases}, err
+		}
+		if attr.Ino == under || attr.Ino == parent {
+			return &metapb.LookupReply{Attr: rpc.AttrToProto(&attr), Leases: leases}, nil
+		}
+		under = attr.Ino
+		more, err := l.leases.read(ctx, session, under)
+		if err != nil {
+			return nil, err
+		}
+		leases = append(leases, more...)
+	}
 }
 
 // GetAttr tells an inode's attributes.
 func (s *Server) GetAttr(ctx context.Context, req *metapb.GetAttrRequest) (*metapb.GetAttrReply, error) {
 	var attr dfs.Attr
-	err := s.read(ctx, func(v meta.View) (err error) {
+	leases, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
 		attr, err = v.GetAttr(dfs.Ino(req.Ino))
 		return err
 	})
 	if err == nil {
-		return &metapb.GetAttrReply{Attr: rpc.AttrToProto(&attr)}, nil
+		return &metapb.GetAttrReply{Attr: rpc.AttrToProto(&attr), Leases: leases}, nil
+	}
+	errno, err := verdict(err)
+	return &metapb.GetAttrReply{Errno: errno}, err
+}
+
+// Acquire makes the session the only one with a lease on an inode.
+func (s *Server) Acquire(ctx context.Context, req *metapb.AcquireRequest) (*metapb.GetAttrReply, error) {
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.told(ctx, dfs.SessionID(req.Session), dfs.Ino(req.Ino)); err != nil {
+		return nil, err
+	}
+	leases, err := l.leases.acquire(ctx, dfs.SessionID(req.Session), dfs.Ino(req.Ino))
+	if err != nil {
+		return nil, err
+	}
+	var attr dfs.Attr
+	err = s.read(ctx, func(v meta.View) (err error) {
+		attr, err = v.GetAttr(dfs.Ino(req.Ino))
+		return err
+	})
+	if err == nil {
+		return &metapb.GetAttrReply{Attr: rpc.AttrToProto(&attr), Leases: leases}, nil
 	}
 	errno, err := verdict(err)
 	return &metapb.GetAttrReply{Errno: errno}, err
@@ -48,9 +124,9 @@ func (s *Server) GetAttr(ctx context.Context, req *metapb.GetAttrRequest) (*meta
 // Open registers that a session has an inode open, then reads it.
 func (s *Server) Open(ctx context.Context, req *metapb.OpenRequest) (*metapb.OpenReply, error) {
 	session, ino := dfs.SessionID(req.Session), dfs.Ino(req.Ino)
-	l := s.leading.Load()
-	if l == nil {
-		return nil, s.notReady()
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
 	}
 	// First, so that nobody frees it between.
 	held, ok := l.opened(session, ino)
@@ -58,7 +134,7 @@ func (s *Server) Open(ctx context.Context, req *metapb.OpenRequest) (*metapb.Ope
 		return &metapb.OpenReply{Errno: uint32(dfs.ESTALE)}, nil
 	}
 	out := &metapb.OpenReply{}
-	err := s.read(ctx, func(v meta.View) error {
+	leases, err := s.readUnder(ctx, req.Session, ino, func(v meta.View) error {
 		attr, err := v.GetAttr(ino)
 		if err != nil {
 			return err
@@ -77,6 +153,7 @@ func (s *Server) Open(ctx context.Context, req *metapb.OpenRequest) (*metapb.Ope
 		if s.leading.Load() != l {
 			return nil, s.notReady() // the next leader has not been told
 		}
+		out.Leases = leases
 		return out, nil
 	}
 	if !held {
@@ -100,7 +177,7 @@ func accessMask(flags uint32) uint32 {
 // Extents lists a file's extents.
 func (s *Server) Extents(ctx context.Context, req *metapb.ExtentsRequest) (*metapb.ExtentsReply, error) {
 	out := &metapb.ExtentsReply{}
-	err := s.read(ctx, func(v meta.View) error {
+	leases, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) error {
 		attr, err := v.GetAttr(dfs.Ino(req.Ino))
 		if err != nil {
 			return err
@@ -113,6 +190,7 @@ func (s *Server) Extents(ctx context.Context, req *metapb.ExtentsRequest) (*meta
 		return nil
 	})
 	if err == nil {
+		out.Leases = leases
 		return out, nil
 	}
 	errno, err := verdict(err)
@@ -125,30 +203,73 @@ func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*meta
 	if req.Plus {
 		limit = min(limit, entriesFirst)
 	}
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	session := dfs.SessionID(req.Session)
+	if err := l.told(ctx, session, dfs.Ino(req.Ino)); err != nil {
+		return nil, err
+	}
+	leases, err := l.leases.read(ctx, session, dfs.Ino(req.Ino))
+	if err != nil {
+		return nil, err
+	}
 	var list meta.Listing
-	err := s.read(ctx, func(v meta.View) (err error) {
-		list, err = v.ReadDir(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino), req.Cookie, max(limit, 1), req.Plus)
+	err = s.read(ctx, func(v meta.View) (err error) {
+		list, err = v.ReadDir(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino), req.Cookie, max(limit, 1), false)
 		return err
 	})
+	if err == nil && req.Plus {
+		more, err := l.attributes(ctx, session, &list)
+		if err != nil {
+			return nil, err
+		}
+		leases = append(leases, more...)
+	}
 	if err != nil {
 		errno, err := verdict(err)
 		return &metapb.ReadDirReply{Errno: errno}, err
 	}
-	out := &metapb.ReadDirReply{Entries: make([]*metapb.DirEntry, len(list.Entries)), End: list.End, Parent: uint64(list.Parent)}
+	out := &metapb.ReadDirReply{Entries: make([]*metapb.DirEntry, 0, len(list.Entries)), End: list.End, Parent: uint64(list.Parent), Leases: leases}
 	for i := range list.Entries {
 		e := &list.Entries[i]
-		out.Entries[i] = &metapb.DirEntry{Name: []byte(e.Name), Ino: uint64(e.Ino), Type: e.Type, Cookie: e.Cookie}
-		if req.Plus {
-			out.Entries[i].Attr = rpc.AttrToProto(&e.Attr)
+		p := &metapb.DirEntry{Name: []byte(e.Name), Ino: uint64(e.Ino), Type: e.Type, Cookie: e.Cookie}
+		if e.Attr.Ino != 0 {
+			p.Attr = rpc.AttrToProto(&e.Attr)
 		}
+		out.Entries = append(out.Entries, p)
 	}
 	return out, nil
+}
+
+// attributes adds attributes to a listing, under leases where the session gets them.
+// What was removed since it was listed has none.
+func (l *leadership) attributes(ctx context.Context, session dfs.SessionID, list *meta.Listing) ([]*metapb.Lease, error) {
+	inos := make([]dfs.Ino, len(list.Entries))
+	for i := range list.Entries {
+		inos[i] = list.Entries[i].Ino
+	}
+	leases, err := l.leases.read(ctx, session, inos...)
+	if err != nil {
+		return nil, err
+	}
+	return leases, l.s.read(ctx, func(v meta.View) error {
+		for i := range list.Entries {
+			attr, err := v.GetAttr(inos[i])
+			if _, failure := verdict(err); failure != nil {
+				return failure
+			}
+			list.Entries[i].Attr = attr
+		}
+		return nil
+	})
 }
 
 // Readlink tells a symlink's target.
 func (s *Server) Readlink(ctx context.Context, req *metapb.ReadlinkRequest) (*metapb.ReadlinkReply, error) {
 	var target string
-	err := s.read(ctx, func(v meta.View) (err error) {
+	_, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
 		target, err = v.Readlink(dfs.Ino(req.Ino))
 		return err
 	})
@@ -159,7 +280,7 @@ func (s *Server) Readlink(ctx context.Context, req *metapb.ReadlinkRequest) (*me
 // GetXattr reads an extended attribute.
 func (s *Server) GetXattr(ctx context.Context, req *metapb.GetXattrRequest) (*metapb.GetXattrReply, error) {
 	var value []byte
-	err := s.read(ctx, func(v meta.View) (err error) {
+	_, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
 		value, err = v.GetXattr(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino), name(req.Name))
 		return err
 	})
@@ -170,7 +291,7 @@ func (s *Server) GetXattr(ctx context.Context, req *metapb.GetXattrRequest) (*me
 // ListXattr lists the names of extended attributes.
 func (s *Server) ListXattr(ctx context.Context, req *metapb.ListXattrRequest) (*metapb.ListXattrReply, error) {
 	var names []string
-	err := s.read(ctx, func(v meta.View) (err error) {
+	_, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
 		names, err = v.ListXattr(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino))
 		return err
 	})

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -42,6 +43,13 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 	}
 	defer s.metrics.mutate(len(req.Mutations), time.Now())
 	session := dfs.SessionID(req.Session)
+	if req.Leased {
+		if refused, err := l.late(ctx, session); err != nil || refused {
+			return &metapb.MutateReply{Expired: refused}, err
+		}
+	} else if err := l.leases.ready(ctx); err != nil {
+		return nil, err
+	}
 	commands := make([]meta.Command, len(req.Mutations))
 	at := now()
 	for i, m := range req.Mutations {
@@ -58,9 +66,21 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 			}
 		}
 		commands[i] = meta.Command{Session: session, Seq: m.Seq, Acked: req.Acked, Time: at, Cred: rpc.CredFromProto(m.Cred), Op: op}
+		if t := rpc.TimeFromProto(m.Time); req.Leased && m.Time != nil && t.Nsec < 1e9 && t.Sec <= at.Sec+toldAhead {
+			commands[i].Time, commands[i].Told = t, true
+		}
 		if c, ok := op.(*meta.Create); ok && m.GetCreate().Open {
 			l.opened(session, c.Ino) // before it exists, so that nobody can free it between
 		}
+	}
+	var changing []dfs.Ino
+	if !req.Leased {
+		var done func()
+		var err error
+		if changing, done, err = l.exclude(ctx, session, commands); err != nil {
+			return nil, err
+		}
+		defer done()
 	}
 	replies, err := s.node.ProposeAll(ctx, commands)
 	if err != nil {
@@ -79,9 +99,177 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		if c, ok := commands[i].Op.(*meta.Create); ok && req.Mutations[i].GetCreate().Open {
 			l.created(session, c.Ino, r, out.Replies[i])
 		}
+		for _, ino := range r.Orphaned {
+			// Under a lease a session opens files without telling.
+			if l.leases.holds(session, ino) {
+				l.opened(session, ino)
+				out.Opened = append(out.Opened, uint64(ino))
+			}
+		}
 		l.suspect(r.Orphaned...)
+		if _, made := commands[i].Op.(*meta.Create); made && r.Errno == dfs.OK && r.Attr != nil && !r.Existed {
+			out.Leases = append(out.Leases, l.leases.born(session, r.Attr.Ino)...)
+		}
 	}
-	return out, nil
+	if req.Leased {
+		return out, l.tellFiles(commands, replies, out)
+	}
+	if err := l.fill(out.Leases); err != nil {
+		return nil, err
+	}
+	changed, err := l.tellChanged(session, changing)
+	out.Leases = append(out.Leases, changed...)
+	return out, err
+}
+
+// toldAhead is how many seconds a client's clock may be ahead.
+const toldAhead = 2
+
+// late ends a session that comes with changes made under leases which it has not any
+// more. While the clients of the last leader are awaited, those leases are good.
+func (l *leadership) late(ctx context.Context, session dfs.SessionID) (bool, error) {
+	select {
+	case <-l.leases.gate:
+	default:
+		return false, nil
+	}
+	if l.leases.attached(session) {
+		return false, nil
+	}
+	l.s.logger.Warn("session ended: it came too late with changes made under leases of the last leader", "session", session)
+	return true, l.s.failure(l.closeSession(ctx, session))
+}
+
+// exclude begins changes by a session that were not made under leases: no other session
+// has a lease on any inode of the result until done.
+func (l *leadership) exclude(ctx context.Context, session dfs.SessionID, commands []meta.Command) (inos []dfs.Ino, done func(), err error) {
+	names, victims, inos := footprint(commands)
+	if len(inos) == 0 {
+		return nil, func() {}, nil
+	}
+	if err := l.told(ctx, session, inos...); err != nil {
+		return nil, nil, err
+	}
+	unlock := l.leases.lockNames(names)
+	if err := l.leases.change(ctx, session, inos); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	first := inos
+	done = func() { l.leases.done(first); unlock() }
+	if len(victims) == 0 {
+		return inos, done, nil
+	}
+	// What the names lead to is changed too; and stays, now that the folders and the
+	// names are ours.
+	var children []dfs.Ino
+	err = l.s.read(ctx, func(v meta.View) error {
+		children = children[:0]
+		for _, n := range victims {
+			attr, err := v.Lookup(dfs.Cred{Checked: true}, n.parent, n.name)
+			if _, failure := verdict(err); failure != nil {
+				return failure
+			}
+			if err == nil && !slices.Contains(inos, attr.Ino) && !slices.Contains(children, attr.Ino) {
+				children = append(children, attr.Ino)
+			}
+		}
+		return nil
+	})
+	if err == nil && len(children) > 0 {
+		err = l.leases.change(ctx, session, children)
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return append(slices.Clone(inos), children...), func() { l.leases.done(children); l.leases.done(first); unlock() }, nil
+}
+
+// footprint is the names and inodes that changes are about, and those of the names
+// that lead to inodes which are changed.
+func footprint(commands []meta.Command) (names, victims []entryName, inos []dfs.Ino) {
+	for i := range commands {
+		switch op := commands[i].Op.(type) {
+		case *meta.Create:
+			names = append(names, entryName{op.Parent, op.Name})
+			inos = append(inos, op.Parent)
+		case *meta.Link:
+			names = append(names, entryName{op.Parent, op.Name})
+			inos = append(inos, op.Parent, op.Ino)
+		case *meta.Unlink:
+			victims = append(victims, entryName{op.Parent, op.Name})
+			inos = append(inos, op.Parent)
+		case *meta.Rmdir:
+			victims = append(victims, entryName{op.Parent, op.Name})
+			inos = append(inos, op.Parent)
+		case *meta.Rename:
+			victims = append(victims, entryName{op.Parent, op.Name}, entryName{op.NewParent, op.NewName})
+			inos = append(inos, op.Parent, op.NewParent)
+		case *meta.SetAttr:
+			inos = append(inos, op.Ino)
+		case *meta.SetXattr:
+			inos = append(inos, op.Ino)
+		case *meta.RemoveXattr:
+			inos = append(inos, op.Ino)
+		case *meta.SetPolicy:
+			inos = append(inos, op.Ino)
+		case *meta.Commit:
+			for _, f := range op.Files {
+				inos = append(inos, f.Ino)
+			}
+		}
+	}
+	slices.Sort(inos)
+	return append(names, victims...), victims, slices.Compact(inos)
+}
+
+// tellChanged gives the session leases on what it has changed, with attributes.
+func (l *leadership) tellChanged(session dfs.SessionID, inos []dfs.Ino) ([]*metapb.Lease, error) {
+	if len(inos) == 0 || !l.leases.attached(session) {
+		return nil, nil
+	}
+	leases := l.leases.grant(session, inos)
+	// Of the others it may have leases from before.
+	for _, ino := range inos {
+		if !slices.ContainsFunc(leases, func(g *metapb.Lease) bool { return g.Ino == uint64(ino) }) {
+			leases = append(leases, &metapb.Lease{Ino: uint64(ino)})
+		}
+	}
+	return leases, l.fill(leases)
+}
+
+// fill adds attributes to leases.
+func (l *leadership) fill(leases []*metapb.Lease) error {
+	if len(leases) == 0 {
+		return nil
+	}
+	return l.s.failure(l.s.node.LocalRead(func(v meta.View) error {
+		for _, lease := range leases {
+			attr, err := v.GetAttr(dfs.Ino(lease.Ino))
+			if _, failure := verdict(err); failure != nil {
+				return failure
+			}
+			if err == nil {
+				lease.Attr = rpc.AttrToProto(&attr)
+			}
+		}
+		return nil
+	}))
+}
+
+// tellFiles tells the attributes of files after commits of many.
+func (l *leadership) tellFiles(commands []meta.Command, replies []meta.Reply, out *metapb.MutateReply) error {
+	var leases []*metapb.Lease
+	for i := range commands {
+		if op, ok := commands[i].Op.(*meta.Commit); ok && len(op.Files) > 1 && replies[i].Errno == dfs.OK && !replies[i].StaleMap {
+			for _, f := range op.Files {
+				leases = append(leases, &metapb.Lease{Ino: uint64(f.Ino)})
+			}
+		}
+	}
+	out.Leases = append(out.Leases, leases...)
+	return l.fill(leases)
 }
 
 // created moves the registration of an open(O_CREAT) to the inode that it opened. One
@@ -206,7 +394,7 @@ func commit(o *metapb.Commit) (meta.Op, error) {
 			return nil, bound("commit of extents", extents, commitExtentsMax)
 		}
 		op.Files[i] = meta.FileCommit{
-			Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid,
+			Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid, Ctime: rpc.TimeFromProto(f.Ctime),
 		}
 	}
 	for i, c := range o.Chunks {

@@ -204,6 +204,11 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 			say("SERVER_FULL", warning, "delete files, or add servers or disks", "chunk server %s has no free space above its reserve", x.Name)
 		}
 	}
+	if l := s.leading.Load(); l != nil {
+		if n := l.leases.awaited(); n > 0 {
+			say("WAITING_FOR_CLIENTS", warning, "nothing: it is over in some seconds", "%d clients of the last leader have not come to this one: others wait", n)
+		}
+	}
 	for _, m := range out.Masters {
 		if !m.Alive {
 			say("MASTER_DOWN", warning, "start dfs-master there again with its own folder", "master %s at %s does not answer", m.Name, m.Addr)

@@ -1318,6 +1318,7 @@ type FileCommit struct {
 	SizeMin       uint64                 `protobuf:"varint,3,opt,name=size_min,json=sizeMin,proto3" json:"size_min,omitempty"`
 	Mtime         *Time                  `protobuf:"bytes,4,opt,name=mtime,proto3" json:"mtime,omitempty"`
 	KillSuid      bool                   `protobuf:"varint,5,opt,name=kill_suid,json=killSuid,proto3" json:"kill_suid,omitempty"`
+	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1385,6 +1386,13 @@ func (x *FileCommit) GetKillSuid() bool {
 		return x.KillSuid
 	}
 	return false
+}
+
+func (x *FileCommit) GetCtime() *Time {
+	if x != nil {
+		return x.Ctime
+	}
+	return nil
 }
 
 type ChunkCommit struct {
@@ -2235,14 +2243,15 @@ const file_log_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"g\n" +
 	"\x06Commit\x12,\n" +
 	"\x05files\x18\x01 \x03(\v2\x16.dfs.log.v1.FileCommitR\x05files\x12/\n" +
-	"\x06chunks\x18\x02 \x03(\v2\x17.dfs.log.v1.ChunkCommitR\x06chunks\"\xac\x01\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x17.dfs.log.v1.ChunkCommitR\x06chunks\"\xd4\x01\n" +
 	"\n" +
 	"FileCommit\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12,\n" +
 	"\aextents\x18\x02 \x03(\v2\x12.dfs.log.v1.ExtentR\aextents\x12\x19\n" +
 	"\bsize_min\x18\x03 \x01(\x04R\asizeMin\x12&\n" +
 	"\x05mtime\x18\x04 \x01(\v2\x10.dfs.log.v1.TimeR\x05mtime\x12\x1b\n" +
-	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\"s\n" +
+	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\x12&\n" +
+	"\x05ctime\x18\x06 \x01(\v2\x10.dfs.log.v1.TimeR\x05ctime\"s\n" +
 	"\vChunkCommit\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
@@ -2367,13 +2376,14 @@ var file_log_proto_depIdxs = []int32{
 	15, // 25: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
 	3,  // 26: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
 	1,  // 27: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	23, // 28: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	24, // 29: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	1,  // 28: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	23, // 29: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	24, // 30: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }

@@ -489,6 +489,373 @@ func (x *IDRange) GetTo() uint64 {
 	return 0
 }
 
+// Lease says that a session may answer from its memory about one inode: its
+// attributes, and the names in a folder or the extents of a file. With an exclusive
+// one it may also change them, and tell later.
+type Lease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Exclusive     bool                   `protobuf:"varint,2,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	Serial        uint64                 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"` // which grant it is
+	Attr          *Attr                  `protobuf:"bytes,4,opt,name=attr,proto3" json:"attr,omitempty"`      // as of the grant; may be missing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_meta_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Lease) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Lease) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *Lease) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *Lease) GetAttr() *Attr {
+	if x != nil {
+		return x.Attr
+	}
+	return nil
+}
+
+type RecallsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallsRequest) Reset() {
+	*x = RecallsRequest{}
+	mi := &file_meta_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallsRequest) ProtoMessage() {}
+
+func (x *RecallsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallsRequest.ProtoReflect.Descriptor instead.
+func (*RecallsRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RecallsRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+type Recall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leases        []*Lease               `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"` // exclusive: give up what is exclusive of it, and keep it shared
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recall) Reset() {
+	*x = Recall{}
+	mi := &file_meta_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recall) ProtoMessage() {}
+
+func (x *Recall) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recall.ProtoReflect.Descriptor instead.
+func (*Recall) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Recall) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+type ReturnRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Leases        []*Returned            `protobuf:"bytes,2,rep,name=leases,proto3" json:"leases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReturnRequest) Reset() {
+	*x = ReturnRequest{}
+	mi := &file_meta_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReturnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReturnRequest) ProtoMessage() {}
+
+func (x *ReturnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReturnRequest.ProtoReflect.Descriptor instead.
+func (*ReturnRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReturnRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *ReturnRequest) GetLeases() []*Returned {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+type Returned struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	Shared        bool                   `protobuf:"varint,3,opt,name=shared,proto3" json:"shared,omitempty"` // it is kept, shared
+	Open          bool                   `protobuf:"varint,4,opt,name=open,proto3" json:"open,omitempty"`     // the session has the inode open
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Returned) Reset() {
+	*x = Returned{}
+	mi := &file_meta_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Returned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Returned) ProtoMessage() {}
+
+func (x *Returned) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Returned.ProtoReflect.Descriptor instead.
+func (*Returned) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Returned) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Returned) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *Returned) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *Returned) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+type ReturnReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReturnReply) Reset() {
+	*x = ReturnReply{}
+	mi := &file_meta_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReturnReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReturnReply) ProtoMessage() {}
+
+func (x *ReturnReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReturnReply.ProtoReflect.Descriptor instead.
+func (*ReturnReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{11}
+}
+
+type AcquireRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireRequest) Reset() {
+	*x = AcquireRequest{}
+	mi := &file_meta_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireRequest) ProtoMessage() {}
+
+func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireRequest.ProtoReflect.Descriptor instead.
+func (*AcquireRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AcquireRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *AcquireRequest) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
 type OpenSessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -501,7 +868,7 @@ type OpenSessionRequest struct {
 
 func (x *OpenSessionRequest) Reset() {
 	*x = OpenSessionRequest{}
-	mi := &file_meta_proto_msgTypes[6]
+	mi := &file_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +880,7 @@ func (x *OpenSessionRequest) String() string {
 func (*OpenSessionRequest) ProtoMessage() {}
 
 func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[6]
+	mi := &file_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +893,7 @@ func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSessionRequest.ProtoReflect.Descriptor instead.
 func (*OpenSessionRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{6}
+	return file_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OpenSessionRequest) GetHost() string {
@@ -569,7 +936,7 @@ type OpenSessionReply struct {
 
 func (x *OpenSessionReply) Reset() {
 	*x = OpenSessionReply{}
-	mi := &file_meta_proto_msgTypes[7]
+	mi := &file_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +948,7 @@ func (x *OpenSessionReply) String() string {
 func (*OpenSessionReply) ProtoMessage() {}
 
 func (x *OpenSessionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[7]
+	mi := &file_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +961,7 @@ func (x *OpenSessionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSessionReply.ProtoReflect.Descriptor instead.
 func (*OpenSessionReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{7}
+	return file_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OpenSessionReply) GetSession() uint64 {
@@ -632,13 +999,15 @@ type HeartbeatRequest struct {
 	OpenComplete  bool                   `protobuf:"varint,3,opt,name=open_complete,json=openComplete,proto3" json:"open_complete,omitempty"` // open lists all inodes that the session has open
 	Open          []uint64               `protobuf:"varint,4,rep,packed,name=open,proto3" json:"open,omitempty"`                              // inodes opened (all of them when open_complete)
 	Released      []uint64               `protobuf:"varint,5,rep,packed,name=released,proto3" json:"released,omitempty"`                      // inodes that the session closed for the last time
+	AttachedTerm  uint64                 `protobuf:"varint,6,opt,name=attached_term,json=attachedTerm,proto3" json:"attached_term,omitempty"` // the session knows of no lease from before this term
+	Keep          []uint64               `protobuf:"varint,7,rep,packed,name=keep,proto3" json:"keep,omitempty"`                              // but has unwritten bytes of these inodes, and keeps exclusive leases
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_meta_proto_msgTypes[8]
+	mi := &file_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +1019,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[8]
+	mi := &file_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +1032,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{8}
+	return file_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HeartbeatRequest) GetSession() uint64 {
@@ -701,19 +1070,36 @@ func (x *HeartbeatRequest) GetReleased() []uint64 {
 	return nil
 }
 
+func (x *HeartbeatRequest) GetAttachedTerm() uint64 {
+	if x != nil {
+		return x.AttachedTerm
+	}
+	return 0
+}
+
+func (x *HeartbeatRequest) GetKeep() []uint64 {
+	if x != nil {
+		return x.Keep
+	}
+	return nil
+}
+
 type HeartbeatReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Expired       bool                   `protobuf:"varint,1,opt,name=expired,proto3" json:"expired,omitempty"` // the session is no more: open a new one
 	LeaderTerm    uint64                 `protobuf:"varint,2,opt,name=leader_term,json=leaderTerm,proto3" json:"leader_term,omitempty"`
 	WantOpen      bool                   `protobuf:"varint,3,opt,name=want_open,json=wantOpen,proto3" json:"want_open,omitempty"` // a new leader: tell all open inodes at once
 	MapEpoch      uint64                 `protobuf:"varint,4,opt,name=map_epoch,json=mapEpoch,proto3" json:"map_epoch,omitempty"`
+	LeaseNanos    int64                  `protobuf:"varint,5,opt,name=lease_nanos,json=leaseNanos,proto3" json:"lease_nanos,omitempty"` // leases are good for so long after the request was sent; 0: there are none
+	Leases        []*Lease               `protobuf:"bytes,6,rep,name=leases,proto3" json:"leases,omitempty"`                            // of what was asked to be kept
+	Time          *Time                  `protobuf:"bytes,7,opt,name=time,proto3" json:"time,omitempty"`                                // the leader's clock
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_meta_proto_msgTypes[9]
+	mi := &file_meta_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +1111,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[9]
+	mi := &file_meta_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +1124,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{9}
+	return file_meta_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeartbeatReply) GetExpired() bool {
@@ -769,6 +1155,27 @@ func (x *HeartbeatReply) GetMapEpoch() uint64 {
 	return 0
 }
 
+func (x *HeartbeatReply) GetLeaseNanos() int64 {
+	if x != nil {
+		return x.LeaseNanos
+	}
+	return 0
+}
+
+func (x *HeartbeatReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *HeartbeatReply) GetTime() *Time {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 type CloseSessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -778,7 +1185,7 @@ type CloseSessionRequest struct {
 
 func (x *CloseSessionRequest) Reset() {
 	*x = CloseSessionRequest{}
-	mi := &file_meta_proto_msgTypes[10]
+	mi := &file_meta_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1197,7 @@ func (x *CloseSessionRequest) String() string {
 func (*CloseSessionRequest) ProtoMessage() {}
 
 func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[10]
+	mi := &file_meta_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1210,7 @@ func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessionRequest.ProtoReflect.Descriptor instead.
 func (*CloseSessionRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{10}
+	return file_meta_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CloseSessionRequest) GetSession() uint64 {
@@ -821,7 +1228,7 @@ type CloseSessionReply struct {
 
 func (x *CloseSessionReply) Reset() {
 	*x = CloseSessionReply{}
-	mi := &file_meta_proto_msgTypes[11]
+	mi := &file_meta_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +1240,7 @@ func (x *CloseSessionReply) String() string {
 func (*CloseSessionReply) ProtoMessage() {}
 
 func (x *CloseSessionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[11]
+	mi := &file_meta_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +1253,7 @@ func (x *CloseSessionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessionReply.ProtoReflect.Descriptor instead.
 func (*CloseSessionReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{11}
+	return file_meta_proto_rawDescGZIP(), []int{18}
 }
 
 type MutateRequest struct {
@@ -854,13 +1261,14 @@ type MutateRequest struct {
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
 	Acked         uint64                 `protobuf:"varint,2,opt,name=acked,proto3" json:"acked,omitempty"` // every answer with a sequence below this has arrived
 	Mutations     []*Mutation            `protobuf:"bytes,3,rep,name=mutations,proto3" json:"mutations,omitempty"`
+	Leased        bool                   `protobuf:"varint,4,opt,name=leased,proto3" json:"leased,omitempty"` // the session made them under exclusive leases
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MutateRequest) Reset() {
 	*x = MutateRequest{}
-	mi := &file_meta_proto_msgTypes[12]
+	mi := &file_meta_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1280,7 @@ func (x *MutateRequest) String() string {
 func (*MutateRequest) ProtoMessage() {}
 
 func (x *MutateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[12]
+	mi := &file_meta_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1293,7 @@ func (x *MutateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutateRequest.ProtoReflect.Descriptor instead.
 func (*MutateRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{12}
+	return file_meta_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MutateRequest) GetSession() uint64 {
@@ -909,17 +1317,26 @@ func (x *MutateRequest) GetMutations() []*Mutation {
 	return nil
 }
 
+func (x *MutateRequest) GetLeased() bool {
+	if x != nil {
+		return x.Leased
+	}
+	return false
+}
+
 type MutateReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replies       []*MutationReply       `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
-	Expired       bool                   `protobuf:"varint,2,opt,name=expired,proto3" json:"expired,omitempty"` // the session is no more; nothing was done
+	Expired       bool                   `protobuf:"varint,2,opt,name=expired,proto3" json:"expired,omitempty"`      // the session is no more; nothing was done
+	Leases        []*Lease               `protobuf:"bytes,3,rep,name=leases,proto3" json:"leases,omitempty"`         // of inodes that were changed, as they are now
+	Opened        []uint64               `protobuf:"varint,4,rep,packed,name=opened,proto3" json:"opened,omitempty"` // lost their last name, and count as open by the session
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MutateReply) Reset() {
 	*x = MutateReply{}
-	mi := &file_meta_proto_msgTypes[13]
+	mi := &file_meta_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1348,7 @@ func (x *MutateReply) String() string {
 func (*MutateReply) ProtoMessage() {}
 
 func (x *MutateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[13]
+	mi := &file_meta_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1361,7 @@ func (x *MutateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutateReply.ProtoReflect.Descriptor instead.
 func (*MutateReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{13}
+	return file_meta_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MutateReply) GetReplies() []*MutationReply {
@@ -961,10 +1378,25 @@ func (x *MutateReply) GetExpired() bool {
 	return false
 }
 
+func (x *MutateReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *MutateReply) GetOpened() []uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
 type Mutation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Seq   uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
 	Cred  *Cred                  `protobuf:"bytes,2,opt,name=cred,proto3" json:"cred,omitempty"`
+	Time  *Time                  `protobuf:"bytes,14,opt,name=time,proto3" json:"time,omitempty"` // when it was made under leases; else the leader says
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Mutation_Create
@@ -985,7 +1417,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_meta_proto_msgTypes[14]
+	mi := &file_meta_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1429,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[14]
+	mi := &file_meta_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1442,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{14}
+	return file_meta_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Mutation) GetSeq() uint64 {
@@ -1023,6 +1455,13 @@ func (x *Mutation) GetSeq() uint64 {
 func (x *Mutation) GetCred() *Cred {
 	if x != nil {
 		return x.Cred
+	}
+	return nil
+}
+
+func (x *Mutation) GetTime() *Time {
+	if x != nil {
+		return x.Time
 	}
 	return nil
 }
@@ -1217,7 +1656,7 @@ type MutationReply struct {
 
 func (x *MutationReply) Reset() {
 	*x = MutationReply{}
-	mi := &file_meta_proto_msgTypes[15]
+	mi := &file_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1668,7 @@ func (x *MutationReply) String() string {
 func (*MutationReply) ProtoMessage() {}
 
 func (x *MutationReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[15]
+	mi := &file_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1681,7 @@ func (x *MutationReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MutationReply.ProtoReflect.Descriptor instead.
 func (*MutationReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{15}
+	return file_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MutationReply) GetErrno() uint32 {
@@ -1304,7 +1743,7 @@ type Create struct {
 
 func (x *Create) Reset() {
 	*x = Create{}
-	mi := &file_meta_proto_msgTypes[16]
+	mi := &file_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1755,7 @@ func (x *Create) String() string {
 func (*Create) ProtoMessage() {}
 
 func (x *Create) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[16]
+	mi := &file_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1768,7 @@ func (x *Create) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Create.ProtoReflect.Descriptor instead.
 func (*Create) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{16}
+	return file_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Create) GetParent() uint64 {
@@ -1399,7 +1838,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_meta_proto_msgTypes[17]
+	mi := &file_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1850,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[17]
+	mi := &file_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1863,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{17}
+	return file_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Link) GetIno() uint64 {
@@ -1458,7 +1897,7 @@ type Unlink struct {
 
 func (x *Unlink) Reset() {
 	*x = Unlink{}
-	mi := &file_meta_proto_msgTypes[18]
+	mi := &file_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1909,7 @@ func (x *Unlink) String() string {
 func (*Unlink) ProtoMessage() {}
 
 func (x *Unlink) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[18]
+	mi := &file_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1922,7 @@ func (x *Unlink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unlink.ProtoReflect.Descriptor instead.
 func (*Unlink) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{18}
+	return file_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Unlink) GetParent() uint64 {
@@ -1510,7 +1949,7 @@ type Rmdir struct {
 
 func (x *Rmdir) Reset() {
 	*x = Rmdir{}
-	mi := &file_meta_proto_msgTypes[19]
+	mi := &file_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1961,7 @@ func (x *Rmdir) String() string {
 func (*Rmdir) ProtoMessage() {}
 
 func (x *Rmdir) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[19]
+	mi := &file_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1974,7 @@ func (x *Rmdir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rmdir.ProtoReflect.Descriptor instead.
 func (*Rmdir) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{19}
+	return file_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Rmdir) GetParent() uint64 {
@@ -1565,7 +2004,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_meta_proto_msgTypes[20]
+	mi := &file_meta_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +2016,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[20]
+	mi := &file_meta_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +2029,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{20}
+	return file_meta_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Rename) GetParent() uint64 {
@@ -1647,7 +2086,7 @@ type SetAttr struct {
 
 func (x *SetAttr) Reset() {
 	*x = SetAttr{}
-	mi := &file_meta_proto_msgTypes[21]
+	mi := &file_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +2098,7 @@ func (x *SetAttr) String() string {
 func (*SetAttr) ProtoMessage() {}
 
 func (x *SetAttr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[21]
+	mi := &file_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +2111,7 @@ func (x *SetAttr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAttr.ProtoReflect.Descriptor instead.
 func (*SetAttr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{21}
+	return file_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetAttr) GetIno() uint64 {
@@ -1764,7 +2203,7 @@ type SetXattr struct {
 
 func (x *SetXattr) Reset() {
 	*x = SetXattr{}
-	mi := &file_meta_proto_msgTypes[22]
+	mi := &file_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2215,7 @@ func (x *SetXattr) String() string {
 func (*SetXattr) ProtoMessage() {}
 
 func (x *SetXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[22]
+	mi := &file_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2228,7 @@ func (x *SetXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetXattr.ProtoReflect.Descriptor instead.
 func (*SetXattr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{22}
+	return file_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetXattr) GetIno() uint64 {
@@ -1830,7 +2269,7 @@ type RemoveXattr struct {
 
 func (x *RemoveXattr) Reset() {
 	*x = RemoveXattr{}
-	mi := &file_meta_proto_msgTypes[23]
+	mi := &file_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +2281,7 @@ func (x *RemoveXattr) String() string {
 func (*RemoveXattr) ProtoMessage() {}
 
 func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[23]
+	mi := &file_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2294,7 @@ func (x *RemoveXattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveXattr.ProtoReflect.Descriptor instead.
 func (*RemoveXattr) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{23}
+	return file_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveXattr) GetIno() uint64 {
@@ -1883,7 +2322,7 @@ type Commit struct {
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_meta_proto_msgTypes[24]
+	mi := &file_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2334,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[24]
+	mi := &file_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2347,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{24}
+	return file_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Commit) GetFiles() []*FileCommit {
@@ -1930,15 +2369,16 @@ type FileCommit struct {
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Extents       []*Extent              `protobuf:"bytes,2,rep,name=extents,proto3" json:"extents,omitempty"`                 // in the order in which they were written
 	SizeMin       uint64                 `protobuf:"varint,3,opt,name=size_min,json=sizeMin,proto3" json:"size_min,omitempty"` // the size becomes at least this
-	Mtime         *Time                  `protobuf:"bytes,4,opt,name=mtime,proto3" json:"mtime,omitempty"`                     // of the last write
+	Mtime         *Time                  `protobuf:"bytes,4,opt,name=mtime,proto3" json:"mtime,omitempty"`                     // of the last write; missing: it has been set since
 	KillSuid      bool                   `protobuf:"varint,5,opt,name=kill_suid,json=killSuid,proto3" json:"kill_suid,omitempty"`
+	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"` // when it was written, under a lease; else the leader says
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileCommit) Reset() {
 	*x = FileCommit{}
-	mi := &file_meta_proto_msgTypes[25]
+	mi := &file_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2390,7 @@ func (x *FileCommit) String() string {
 func (*FileCommit) ProtoMessage() {}
 
 func (x *FileCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[25]
+	mi := &file_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2403,7 @@ func (x *FileCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileCommit.ProtoReflect.Descriptor instead.
 func (*FileCommit) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{25}
+	return file_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FileCommit) GetIno() uint64 {
@@ -2001,6 +2441,13 @@ func (x *FileCommit) GetKillSuid() bool {
 	return false
 }
 
+func (x *FileCommit) GetCtime() *Time {
+	if x != nil {
+		return x.Ctime
+	}
+	return nil
+}
+
 type ChunkCommit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
@@ -2013,7 +2460,7 @@ type ChunkCommit struct {
 
 func (x *ChunkCommit) Reset() {
 	*x = ChunkCommit{}
-	mi := &file_meta_proto_msgTypes[26]
+	mi := &file_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2472,7 @@ func (x *ChunkCommit) String() string {
 func (*ChunkCommit) ProtoMessage() {}
 
 func (x *ChunkCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[26]
+	mi := &file_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2485,7 @@ func (x *ChunkCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkCommit.ProtoReflect.Descriptor instead.
 func (*ChunkCommit) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{26}
+	return file_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ChunkCommit) GetChunk() uint64 {
@@ -2079,7 +2526,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2538,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[27]
+	mi := &file_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2551,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{27}
+	return file_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -2131,7 +2578,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2590,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[28]
+	mi := &file_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2603,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{28}
+	return file_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -2178,13 +2625,14 @@ type LookupRequest struct {
 	Parent        uint64                 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Cred          *Cred                  `protobuf:"bytes,3,opt,name=cred,proto3" json:"cred,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2644,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[29]
+	mi := &file_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2657,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{29}
+	return file_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LookupRequest) GetParent() uint64 {
@@ -2233,17 +2681,25 @@ func (x *LookupRequest) GetCred() *Cred {
 	return nil
 }
 
+func (x *LookupRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type LookupReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
 	Attr          *Attr                  `protobuf:"bytes,2,opt,name=attr,proto3" json:"attr,omitempty"`
+	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2255,7 +2711,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[30]
+	mi := &file_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2268,7 +2724,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{30}
+	return file_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LookupReply) GetErrno() uint32 {
@@ -2285,16 +2741,24 @@ func (x *LookupReply) GetAttr() *Attr {
 	return nil
 }
 
+func (x *LookupReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
 type GetAttrRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAttrRequest) Reset() {
 	*x = GetAttrRequest{}
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2770,7 @@ func (x *GetAttrRequest) String() string {
 func (*GetAttrRequest) ProtoMessage() {}
 
 func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[31]
+	mi := &file_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2783,7 @@ func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrRequest.ProtoReflect.Descriptor instead.
 func (*GetAttrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{31}
+	return file_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetAttrRequest) GetIno() uint64 {
@@ -2329,17 +2793,25 @@ func (x *GetAttrRequest) GetIno() uint64 {
 	return 0
 }
 
+func (x *GetAttrRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type GetAttrReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
 	Attr          *Attr                  `protobuf:"bytes,2,opt,name=attr,proto3" json:"attr,omitempty"`
+	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetAttrReply) Reset() {
 	*x = GetAttrReply{}
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2823,7 @@ func (x *GetAttrReply) String() string {
 func (*GetAttrReply) ProtoMessage() {}
 
 func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[32]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2836,7 @@ func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrReply.ProtoReflect.Descriptor instead.
 func (*GetAttrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{32}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetAttrReply) GetErrno() uint32 {
@@ -2377,6 +2849,13 @@ func (x *GetAttrReply) GetErrno() uint32 {
 func (x *GetAttrReply) GetAttr() *Attr {
 	if x != nil {
 		return x.Attr
+	}
+	return nil
+}
+
+func (x *GetAttrReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
 	}
 	return nil
 }
@@ -2394,7 +2873,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +2885,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[33]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +2898,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{33}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OpenRequest) GetSession() uint64 {
@@ -2463,13 +2942,14 @@ type OpenReply struct {
 	Attr          *Attr                  `protobuf:"bytes,2,opt,name=attr,proto3" json:"attr,omitempty"`
 	Extents       []*Extent              `protobuf:"bytes,3,rep,name=extents,proto3" json:"extents,omitempty"`
 	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"` // there are extents after these
+	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenReply) Reset() {
 	*x = OpenReply{}
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2961,7 @@ func (x *OpenReply) String() string {
 func (*OpenReply) ProtoMessage() {}
 
 func (x *OpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2974,7 @@ func (x *OpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenReply.ProtoReflect.Descriptor instead.
 func (*OpenReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{34}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpenReply) GetErrno() uint32 {
@@ -2525,18 +3005,26 @@ func (x *OpenReply) GetMore() bool {
 	return false
 }
 
+func (x *OpenReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
 type ExtentsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Off           uint64                 `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"` // the first one ends after off
 	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +3036,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +3049,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{35}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ExtentsRequest) GetIno() uint64 {
@@ -2585,19 +3073,27 @@ func (x *ExtentsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ExtentsRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type ExtentsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
 	Attr          *Attr                  `protobuf:"bytes,2,opt,name=attr,proto3" json:"attr,omitempty"` // the same state as the extents
 	Extents       []*Extent              `protobuf:"bytes,3,rep,name=extents,proto3" json:"extents,omitempty"`
 	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExtentsReply) Reset() {
 	*x = ExtentsReply{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2609,7 +3105,7 @@ func (x *ExtentsReply) String() string {
 func (*ExtentsReply) ProtoMessage() {}
 
 func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2622,7 +3118,7 @@ func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsReply.ProtoReflect.Descriptor instead.
 func (*ExtentsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ExtentsReply) GetErrno() uint32 {
@@ -2653,6 +3149,13 @@ func (x *ExtentsReply) GetMore() bool {
 	return false
 }
 
+func (x *ExtentsReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
 type ReadDirRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -2660,13 +3163,14 @@ type ReadDirRequest struct {
 	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`   // entries
 	Plus          bool                   `protobuf:"varint,4,opt,name=plus,proto3" json:"plus,omitempty"`     // with attributes
 	Cred          *Cred                  `protobuf:"bytes,5,opt,name=cred,proto3" json:"cred,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +3182,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +3195,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReadDirRequest) GetIno() uint64 {
@@ -2729,19 +3233,27 @@ func (x *ReadDirRequest) GetCred() *Cred {
 	return nil
 }
 
+func (x *ReadDirRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type ReadDirReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
 	Entries       []*DirEntry            `protobuf:"bytes,2,rep,name=entries,proto3" json:"entries,omitempty"`
 	End           bool                   `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
 	Parent        uint64                 `protobuf:"varint,4,opt,name=parent,proto3" json:"parent,omitempty"` // for ".."
+	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadDirReply) Reset() {
 	*x = ReadDirReply{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +3265,7 @@ func (x *ReadDirReply) String() string {
 func (*ReadDirReply) ProtoMessage() {}
 
 func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +3278,7 @@ func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirReply.ProtoReflect.Descriptor instead.
 func (*ReadDirReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReadDirReply) GetErrno() uint32 {
@@ -2797,6 +3309,13 @@ func (x *ReadDirReply) GetParent() uint64 {
 	return 0
 }
 
+func (x *ReadDirReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
 type DirEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2810,7 +3329,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +3341,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +3354,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -2876,13 +3395,14 @@ func (x *DirEntry) GetAttr() *Attr {
 type ReadlinkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadlinkRequest) Reset() {
 	*x = ReadlinkRequest{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3414,7 @@ func (x *ReadlinkRequest) String() string {
 func (*ReadlinkRequest) ProtoMessage() {}
 
 func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,12 +3427,19 @@ func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkRequest.ProtoReflect.Descriptor instead.
 func (*ReadlinkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReadlinkRequest) GetIno() uint64 {
 	if x != nil {
 		return x.Ino
+	}
+	return 0
+}
+
+func (x *ReadlinkRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
 	}
 	return 0
 }
@@ -2927,7 +3454,7 @@ type ReadlinkReply struct {
 
 func (x *ReadlinkReply) Reset() {
 	*x = ReadlinkReply{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3466,7 @@ func (x *ReadlinkReply) String() string {
 func (*ReadlinkReply) ProtoMessage() {}
 
 func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3479,7 @@ func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkReply.ProtoReflect.Descriptor instead.
 func (*ReadlinkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReadlinkReply) GetErrno() uint32 {
@@ -2974,13 +3501,14 @@ type GetXattrRequest struct {
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Cred          *Cred                  `protobuf:"bytes,3,opt,name=cred,proto3" json:"cred,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetXattrRequest) Reset() {
 	*x = GetXattrRequest{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3520,7 @@ func (x *GetXattrRequest) String() string {
 func (*GetXattrRequest) ProtoMessage() {}
 
 func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3533,7 @@ func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrRequest.ProtoReflect.Descriptor instead.
 func (*GetXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetXattrRequest) GetIno() uint64 {
@@ -3029,6 +3557,13 @@ func (x *GetXattrRequest) GetCred() *Cred {
 	return nil
 }
 
+func (x *GetXattrRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type GetXattrReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
@@ -3039,7 +3574,7 @@ type GetXattrReply struct {
 
 func (x *GetXattrReply) Reset() {
 	*x = GetXattrReply{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3586,7 @@ func (x *GetXattrReply) String() string {
 func (*GetXattrReply) ProtoMessage() {}
 
 func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3599,7 @@ func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrReply.ProtoReflect.Descriptor instead.
 func (*GetXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetXattrReply) GetErrno() uint32 {
@@ -3085,13 +3620,14 @@ type ListXattrRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Cred          *Cred                  `protobuf:"bytes,2,opt,name=cred,proto3" json:"cred,omitempty"`
+	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListXattrRequest) Reset() {
 	*x = ListXattrRequest{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3639,7 @@ func (x *ListXattrRequest) String() string {
 func (*ListXattrRequest) ProtoMessage() {}
 
 func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3652,7 @@ func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrRequest.ProtoReflect.Descriptor instead.
 func (*ListXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListXattrRequest) GetIno() uint64 {
@@ -3133,6 +3669,13 @@ func (x *ListXattrRequest) GetCred() *Cred {
 	return nil
 }
 
+func (x *ListXattrRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type ListXattrReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
@@ -3143,7 +3686,7 @@ type ListXattrReply struct {
 
 func (x *ListXattrReply) Reset() {
 	*x = ListXattrReply{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3698,7 @@ func (x *ListXattrReply) String() string {
 func (*ListXattrReply) ProtoMessage() {}
 
 func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3711,7 @@ func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrReply.ProtoReflect.Descriptor instead.
 func (*ListXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListXattrReply) GetErrno() uint32 {
@@ -3194,7 +3737,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +3749,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +3762,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StatFSRequest) GetIno() uint64 {
@@ -3240,7 +3783,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3795,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3808,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StatFSReply) GetTotalBytes() uint64 {
@@ -3304,7 +3847,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3859,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3872,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Server) GetId() uint64 {
@@ -3394,7 +3937,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3949,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3962,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClusterMap) GetCluster() uint64 {
@@ -3467,7 +4010,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +4022,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +4035,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -3517,7 +4060,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +4072,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +4085,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 type HelloReply struct {
@@ -3563,7 +4106,7 @@ type HelloReply struct {
 
 func (x *HelloReply) Reset() {
 	*x = HelloReply{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +4118,7 @@ func (x *HelloReply) String() string {
 func (*HelloReply) ProtoMessage() {}
 
 func (x *HelloReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +4131,7 @@ func (x *HelloReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloReply.ProtoReflect.Descriptor instead.
 func (*HelloReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *HelloReply) GetCluster() uint64 {
@@ -3672,7 +4215,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +4227,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +4240,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *JoinRequest) GetServer() *Server {
@@ -3732,7 +4275,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3744,7 +4287,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3757,7 +4300,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *JoinReply) GetCluster() uint64 {
@@ -3793,7 +4336,7 @@ type JoinMasterRequest struct {
 
 func (x *JoinMasterRequest) Reset() {
 	*x = JoinMasterRequest{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +4348,7 @@ func (x *JoinMasterRequest) String() string {
 func (*JoinMasterRequest) ProtoMessage() {}
 
 func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +4361,7 @@ func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
 func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *JoinMasterRequest) GetId() uint64 {
@@ -3859,7 +4402,7 @@ type JoinMasterReply struct {
 
 func (x *JoinMasterReply) Reset() {
 	*x = JoinMasterReply{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4414,7 @@ func (x *JoinMasterReply) String() string {
 func (*JoinMasterReply) ProtoMessage() {}
 
 func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4427,7 @@ func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
 func (*JoinMasterReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *JoinMasterReply) GetCluster() uint64 {
@@ -3910,7 +4453,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3922,7 +4465,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3935,7 +4478,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -3955,7 +4498,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3967,7 +4510,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3980,7 +4523,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -4007,7 +4550,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4019,7 +4562,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4032,7 +4575,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -4059,7 +4602,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4071,7 +4614,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4084,7 +4627,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -4110,7 +4653,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4122,7 +4665,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4135,7 +4678,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -4155,7 +4698,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4167,7 +4710,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4180,7 +4723,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -4211,7 +4754,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4223,7 +4766,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4236,7 +4779,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -4289,7 +4832,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4301,7 +4844,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4314,7 +4857,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -4362,7 +4905,28 @@ const file_meta_proto_rawDesc = "" +
 	"leaderAddr\"-\n" +
 	"\aIDRange\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\x04R\x02to\"x\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02to\"v\n" +
+	"\x05Lease\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1c\n" +
+	"\texclusive\x18\x02 \x01(\bR\texclusive\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\x04R\x06serial\x12%\n" +
+	"\x04attr\x18\x04 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\"*\n" +
+	"\x0eRecallsRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\"4\n" +
+	"\x06Recall\x12*\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"X\n" +
+	"\rReturnRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12-\n" +
+	"\x06leases\x18\x02 \x03(\v2\x15.dfs.meta.v1.ReturnedR\x06leases\"`\n" +
+	"\bReturned\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\x12\x16\n" +
+	"\x06shared\x18\x03 \x01(\bR\x06shared\x12\x12\n" +
+	"\x04open\x18\x04 \x01(\bR\x04open\"\r\n" +
+	"\vReturnReply\"<\n" +
+	"\x0eAcquireRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\"x\n" +
 	"\x12OpenSessionRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1e\n" +
 	"\n" +
@@ -4374,33 +4938,43 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1b\n" +
 	"\tttl_nanos\x18\x02 \x01(\x03R\bttlNanos\x12,\n" +
 	"\x06inodes\x18\x03 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06inodes\x12,\n" +
-	"\x06chunks\x18\x04 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06chunks\"\xa2\x01\n" +
+	"\x06chunks\x18\x04 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06chunks\"\xdb\x01\n" +
 	"\x10HeartbeatRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1f\n" +
 	"\vleader_term\x18\x02 \x01(\x04R\n" +
 	"leaderTerm\x12#\n" +
 	"\ropen_complete\x18\x03 \x01(\bR\fopenComplete\x12\x12\n" +
 	"\x04open\x18\x04 \x03(\x04R\x04open\x12\x1a\n" +
-	"\breleased\x18\x05 \x03(\x04R\breleased\"\x85\x01\n" +
+	"\breleased\x18\x05 \x03(\x04R\breleased\x12#\n" +
+	"\rattached_term\x18\x06 \x01(\x04R\fattachedTerm\x12\x12\n" +
+	"\x04keep\x18\a \x03(\x04R\x04keep\"\xf9\x01\n" +
 	"\x0eHeartbeatReply\x12\x18\n" +
 	"\aexpired\x18\x01 \x01(\bR\aexpired\x12\x1f\n" +
 	"\vleader_term\x18\x02 \x01(\x04R\n" +
 	"leaderTerm\x12\x1b\n" +
 	"\twant_open\x18\x03 \x01(\bR\bwantOpen\x12\x1b\n" +
-	"\tmap_epoch\x18\x04 \x01(\x04R\bmapEpoch\"/\n" +
+	"\tmap_epoch\x18\x04 \x01(\x04R\bmapEpoch\x12\x1f\n" +
+	"\vlease_nanos\x18\x05 \x01(\x03R\n" +
+	"leaseNanos\x12*\n" +
+	"\x06leases\x18\x06 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\x12%\n" +
+	"\x04time\x18\a \x01(\v2\x11.dfs.meta.v1.TimeR\x04time\"/\n" +
 	"\x13CloseSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\"\x13\n" +
-	"\x11CloseSessionReply\"t\n" +
+	"\x11CloseSessionReply\"\x8c\x01\n" +
 	"\rMutateRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
 	"\x05acked\x18\x02 \x01(\x04R\x05acked\x123\n" +
-	"\tmutations\x18\x03 \x03(\v2\x15.dfs.meta.v1.MutationR\tmutations\"]\n" +
+	"\tmutations\x18\x03 \x03(\v2\x15.dfs.meta.v1.MutationR\tmutations\x12\x16\n" +
+	"\x06leased\x18\x04 \x01(\bR\x06leased\"\xa1\x01\n" +
 	"\vMutateReply\x124\n" +
 	"\areplies\x18\x01 \x03(\v2\x1a.dfs.meta.v1.MutationReplyR\areplies\x12\x18\n" +
-	"\aexpired\x18\x02 \x01(\bR\aexpired\"\xf1\x04\n" +
+	"\aexpired\x18\x02 \x01(\bR\aexpired\x12*\n" +
+	"\x06leases\x18\x03 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\x12\x16\n" +
+	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\x98\x05\n" +
 	"\bMutation\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12%\n" +
-	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12-\n" +
+	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12%\n" +
+	"\x04time\x18\x0e \x01(\v2\x11.dfs.meta.v1.TimeR\x04time\x12-\n" +
 	"\x06create\x18\x03 \x01(\v2\x13.dfs.meta.v1.CreateH\x00R\x06create\x12'\n" +
 	"\x04link\x18\x04 \x01(\v2\x11.dfs.meta.v1.LinkH\x00R\x04link\x12-\n" +
 	"\x06unlink\x18\x05 \x01(\v2\x13.dfs.meta.v1.UnlinkH\x00R\x06unlink\x12*\n" +
@@ -4475,14 +5049,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"i\n" +
 	"\x06Commit\x12-\n" +
 	"\x05files\x18\x01 \x03(\v2\x17.dfs.meta.v1.FileCommitR\x05files\x120\n" +
-	"\x06chunks\x18\x02 \x03(\v2\x18.dfs.meta.v1.ChunkCommitR\x06chunks\"\xae\x01\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x18.dfs.meta.v1.ChunkCommitR\x06chunks\"\xd7\x01\n" +
 	"\n" +
 	"FileCommit\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12-\n" +
 	"\aextents\x18\x02 \x03(\v2\x13.dfs.meta.v1.ExtentR\aextents\x12\x19\n" +
 	"\bsize_min\x18\x03 \x01(\x04R\asizeMin\x12'\n" +
 	"\x05mtime\x18\x04 \x01(\v2\x11.dfs.meta.v1.TimeR\x05mtime\x12\x1b\n" +
-	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\"s\n" +
+	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\x12'\n" +
+	"\x05ctime\x18\x06 \x01(\v2\x11.dfs.meta.v1.TimeR\x05ctime\"s\n" +
 	"\vChunkCommit\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
@@ -4493,71 +5068,83 @@ const file_meta_proto_rawDesc = "" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
 	"\bGrantIDs\x12\x16\n" +
 	"\x06inodes\x18\x01 \x01(\bR\x06inodes\x12\x16\n" +
-	"\x06chunks\x18\x02 \x01(\bR\x06chunks\"b\n" +
+	"\x06chunks\x18\x02 \x01(\bR\x06chunks\"|\n" +
 	"\rLookupRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12%\n" +
-	"\x04cred\x18\x03 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\"J\n" +
+	"\x04cred\x18\x03 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"v\n" +
 	"\vLookupReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
-	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\"\"\n" +
+	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12*\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"<\n" +
 	"\x0eGetAttrRequest\x12\x10\n" +
-	"\x03ino\x18\x01 \x01(\x04R\x03ino\"K\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"w\n" +
 	"\fGetAttrReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
-	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\"\x90\x01\n" +
+	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12*\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"\x90\x01\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
 	"\x05flags\x18\x03 \x01(\rR\x05flags\x12%\n" +
 	"\x04cred\x18\x04 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x18\n" +
-	"\aextents\x18\x05 \x01(\rR\aextents\"\x8b\x01\n" +
+	"\aextents\x18\x05 \x01(\rR\aextents\"\xb7\x01\n" +
 	"\tOpenReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
 	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12-\n" +
 	"\aextents\x18\x03 \x03(\v2\x13.dfs.meta.v1.ExtentR\aextents\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more\"J\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12*\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"d\n" +
 	"\x0eExtentsRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\x04R\x03off\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x8e\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"\xba\x01\n" +
 	"\fExtentsReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
 	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12-\n" +
 	"\aextents\x18\x03 \x03(\v2\x13.dfs.meta.v1.ExtentR\aextents\x12\x12\n" +
-	"\x04more\x18\x04 \x01(\bR\x04more\"\x8b\x01\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x12*\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"\xa5\x01\n" +
 	"\x0eReadDirRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06cookie\x18\x02 \x01(\x04R\x06cookie\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x12\n" +
 	"\x04plus\x18\x04 \x01(\bR\x04plus\x12%\n" +
-	"\x04cred\x18\x05 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\"\x7f\n" +
+	"\x04cred\x18\x05 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"\xab\x01\n" +
 	"\fReadDirReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12/\n" +
 	"\aentries\x18\x02 \x03(\v2\x15.dfs.meta.v1.DirEntryR\aentries\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\bR\x03end\x12\x16\n" +
-	"\x06parent\x18\x04 \x01(\x04R\x06parent\"\x83\x01\n" +
+	"\x06parent\x18\x04 \x01(\x04R\x06parent\x12*\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"\x83\x01\n" +
 	"\bDirEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\rR\x04type\x12\x16\n" +
 	"\x06cookie\x18\x04 \x01(\x04R\x06cookie\x12%\n" +
-	"\x04attr\x18\x05 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\"#\n" +
+	"\x04attr\x18\x05 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\"=\n" +
 	"\x0fReadlinkRequest\x12\x10\n" +
-	"\x03ino\x18\x01 \x01(\x04R\x03ino\"=\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"=\n" +
 	"\rReadlinkReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\fR\x06target\"^\n" +
+	"\x06target\x18\x02 \x01(\fR\x06target\"x\n" +
 	"\x0fGetXattrRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12%\n" +
-	"\x04cred\x18\x03 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\";\n" +
+	"\x04cred\x18\x03 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\";\n" +
 	"\rGetXattrReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"K\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"e\n" +
 	"\x10ListXattrRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12%\n" +
-	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\"<\n" +
+	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"<\n" +
 	"\x0eListXattrReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\fR\x05names\"!\n" +
@@ -4642,12 +5229,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x03crc\x18\x05 \x01(\aR\x03crc\x12\x12\n" +
 	"\x04last\x18\x06 \x01(\bR\x04last\"\n" +
 	"\n" +
-	"\bRaftDone2\x88\a\n" +
+	"\bRaftDone2\xca\b\n" +
 	"\x04Meta\x12M\n" +
 	"\vOpenSession\x12\x1f.dfs.meta.v1.OpenSessionRequest\x1a\x1d.dfs.meta.v1.OpenSessionReply\x12G\n" +
 	"\tHeartbeat\x12\x1d.dfs.meta.v1.HeartbeatRequest\x1a\x1b.dfs.meta.v1.HeartbeatReply\x12P\n" +
 	"\fCloseSession\x12 .dfs.meta.v1.CloseSessionRequest\x1a\x1e.dfs.meta.v1.CloseSessionReply\x12>\n" +
-	"\x06Mutate\x12\x1a.dfs.meta.v1.MutateRequest\x1a\x18.dfs.meta.v1.MutateReply\x12>\n" +
+	"\x06Mutate\x12\x1a.dfs.meta.v1.MutateRequest\x1a\x18.dfs.meta.v1.MutateReply\x12=\n" +
+	"\aRecalls\x12\x1b.dfs.meta.v1.RecallsRequest\x1a\x13.dfs.meta.v1.Recall0\x01\x12>\n" +
+	"\x06Return\x12\x1a.dfs.meta.v1.ReturnRequest\x1a\x18.dfs.meta.v1.ReturnReply\x12A\n" +
+	"\aAcquire\x12\x1b.dfs.meta.v1.AcquireRequest\x1a\x19.dfs.meta.v1.GetAttrReply\x12>\n" +
 	"\x06Lookup\x12\x1a.dfs.meta.v1.LookupRequest\x1a\x18.dfs.meta.v1.LookupReply\x12A\n" +
 	"\aGetAttr\x12\x1b.dfs.meta.v1.GetAttrRequest\x1a\x19.dfs.meta.v1.GetAttrReply\x128\n" +
 	"\x04Open\x12\x18.dfs.meta.v1.OpenRequest\x1a\x16.dfs.meta.v1.OpenReply\x12A\n" +
@@ -4681,7 +5271,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -4689,159 +5279,185 @@ var file_meta_proto_goTypes = []any{
 	(*Extent)(nil),              // 3: dfs.meta.v1.Extent
 	(*NotLeader)(nil),           // 4: dfs.meta.v1.NotLeader
 	(*IDRange)(nil),             // 5: dfs.meta.v1.IDRange
-	(*OpenSessionRequest)(nil),  // 6: dfs.meta.v1.OpenSessionRequest
-	(*OpenSessionReply)(nil),    // 7: dfs.meta.v1.OpenSessionReply
-	(*HeartbeatRequest)(nil),    // 8: dfs.meta.v1.HeartbeatRequest
-	(*HeartbeatReply)(nil),      // 9: dfs.meta.v1.HeartbeatReply
-	(*CloseSessionRequest)(nil), // 10: dfs.meta.v1.CloseSessionRequest
-	(*CloseSessionReply)(nil),   // 11: dfs.meta.v1.CloseSessionReply
-	(*MutateRequest)(nil),       // 12: dfs.meta.v1.MutateRequest
-	(*MutateReply)(nil),         // 13: dfs.meta.v1.MutateReply
-	(*Mutation)(nil),            // 14: dfs.meta.v1.Mutation
-	(*MutationReply)(nil),       // 15: dfs.meta.v1.MutationReply
-	(*Create)(nil),              // 16: dfs.meta.v1.Create
-	(*Link)(nil),                // 17: dfs.meta.v1.Link
-	(*Unlink)(nil),              // 18: dfs.meta.v1.Unlink
-	(*Rmdir)(nil),               // 19: dfs.meta.v1.Rmdir
-	(*Rename)(nil),              // 20: dfs.meta.v1.Rename
-	(*SetAttr)(nil),             // 21: dfs.meta.v1.SetAttr
-	(*SetXattr)(nil),            // 22: dfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),         // 23: dfs.meta.v1.RemoveXattr
-	(*Commit)(nil),              // 24: dfs.meta.v1.Commit
-	(*FileCommit)(nil),          // 25: dfs.meta.v1.FileCommit
-	(*ChunkCommit)(nil),         // 26: dfs.meta.v1.ChunkCommit
-	(*SetPolicy)(nil),           // 27: dfs.meta.v1.SetPolicy
-	(*GrantIDs)(nil),            // 28: dfs.meta.v1.GrantIDs
-	(*LookupRequest)(nil),       // 29: dfs.meta.v1.LookupRequest
-	(*LookupReply)(nil),         // 30: dfs.meta.v1.LookupReply
-	(*GetAttrRequest)(nil),      // 31: dfs.meta.v1.GetAttrRequest
-	(*GetAttrReply)(nil),        // 32: dfs.meta.v1.GetAttrReply
-	(*OpenRequest)(nil),         // 33: dfs.meta.v1.OpenRequest
-	(*OpenReply)(nil),           // 34: dfs.meta.v1.OpenReply
-	(*ExtentsRequest)(nil),      // 35: dfs.meta.v1.ExtentsRequest
-	(*ExtentsReply)(nil),        // 36: dfs.meta.v1.ExtentsReply
-	(*ReadDirRequest)(nil),      // 37: dfs.meta.v1.ReadDirRequest
-	(*ReadDirReply)(nil),        // 38: dfs.meta.v1.ReadDirReply
-	(*DirEntry)(nil),            // 39: dfs.meta.v1.DirEntry
-	(*ReadlinkRequest)(nil),     // 40: dfs.meta.v1.ReadlinkRequest
-	(*ReadlinkReply)(nil),       // 41: dfs.meta.v1.ReadlinkReply
-	(*GetXattrRequest)(nil),     // 42: dfs.meta.v1.GetXattrRequest
-	(*GetXattrReply)(nil),       // 43: dfs.meta.v1.GetXattrReply
-	(*ListXattrRequest)(nil),    // 44: dfs.meta.v1.ListXattrRequest
-	(*ListXattrReply)(nil),      // 45: dfs.meta.v1.ListXattrReply
-	(*StatFSRequest)(nil),       // 46: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 47: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 48: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 49: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 50: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 51: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 52: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 53: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 54: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 55: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 56: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 57: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 58: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 59: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 60: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 61: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 62: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 63: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 64: dfs.meta.v1.RaftDone
+	(*Lease)(nil),               // 6: dfs.meta.v1.Lease
+	(*RecallsRequest)(nil),      // 7: dfs.meta.v1.RecallsRequest
+	(*Recall)(nil),              // 8: dfs.meta.v1.Recall
+	(*ReturnRequest)(nil),       // 9: dfs.meta.v1.ReturnRequest
+	(*Returned)(nil),            // 10: dfs.meta.v1.Returned
+	(*ReturnReply)(nil),         // 11: dfs.meta.v1.ReturnReply
+	(*AcquireRequest)(nil),      // 12: dfs.meta.v1.AcquireRequest
+	(*OpenSessionRequest)(nil),  // 13: dfs.meta.v1.OpenSessionRequest
+	(*OpenSessionReply)(nil),    // 14: dfs.meta.v1.OpenSessionReply
+	(*HeartbeatRequest)(nil),    // 15: dfs.meta.v1.HeartbeatRequest
+	(*HeartbeatReply)(nil),      // 16: dfs.meta.v1.HeartbeatReply
+	(*CloseSessionRequest)(nil), // 17: dfs.meta.v1.CloseSessionRequest
+	(*CloseSessionReply)(nil),   // 18: dfs.meta.v1.CloseSessionReply
+	(*MutateRequest)(nil),       // 19: dfs.meta.v1.MutateRequest
+	(*MutateReply)(nil),         // 20: dfs.meta.v1.MutateReply
+	(*Mutation)(nil),            // 21: dfs.meta.v1.Mutation
+	(*MutationReply)(nil),       // 22: dfs.meta.v1.MutationReply
+	(*Create)(nil),              // 23: dfs.meta.v1.Create
+	(*Link)(nil),                // 24: dfs.meta.v1.Link
+	(*Unlink)(nil),              // 25: dfs.meta.v1.Unlink
+	(*Rmdir)(nil),               // 26: dfs.meta.v1.Rmdir
+	(*Rename)(nil),              // 27: dfs.meta.v1.Rename
+	(*SetAttr)(nil),             // 28: dfs.meta.v1.SetAttr
+	(*SetXattr)(nil),            // 29: dfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),         // 30: dfs.meta.v1.RemoveXattr
+	(*Commit)(nil),              // 31: dfs.meta.v1.Commit
+	(*FileCommit)(nil),          // 32: dfs.meta.v1.FileCommit
+	(*ChunkCommit)(nil),         // 33: dfs.meta.v1.ChunkCommit
+	(*SetPolicy)(nil),           // 34: dfs.meta.v1.SetPolicy
+	(*GrantIDs)(nil),            // 35: dfs.meta.v1.GrantIDs
+	(*LookupRequest)(nil),       // 36: dfs.meta.v1.LookupRequest
+	(*LookupReply)(nil),         // 37: dfs.meta.v1.LookupReply
+	(*GetAttrRequest)(nil),      // 38: dfs.meta.v1.GetAttrRequest
+	(*GetAttrReply)(nil),        // 39: dfs.meta.v1.GetAttrReply
+	(*OpenRequest)(nil),         // 40: dfs.meta.v1.OpenRequest
+	(*OpenReply)(nil),           // 41: dfs.meta.v1.OpenReply
+	(*ExtentsRequest)(nil),      // 42: dfs.meta.v1.ExtentsRequest
+	(*ExtentsReply)(nil),        // 43: dfs.meta.v1.ExtentsReply
+	(*ReadDirRequest)(nil),      // 44: dfs.meta.v1.ReadDirRequest
+	(*ReadDirReply)(nil),        // 45: dfs.meta.v1.ReadDirReply
+	(*DirEntry)(nil),            // 46: dfs.meta.v1.DirEntry
+	(*ReadlinkRequest)(nil),     // 47: dfs.meta.v1.ReadlinkRequest
+	(*ReadlinkReply)(nil),       // 48: dfs.meta.v1.ReadlinkReply
+	(*GetXattrRequest)(nil),     // 49: dfs.meta.v1.GetXattrRequest
+	(*GetXattrReply)(nil),       // 50: dfs.meta.v1.GetXattrReply
+	(*ListXattrRequest)(nil),    // 51: dfs.meta.v1.ListXattrRequest
+	(*ListXattrReply)(nil),      // 52: dfs.meta.v1.ListXattrReply
+	(*StatFSRequest)(nil),       // 53: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),         // 54: dfs.meta.v1.StatFSReply
+	(*Server)(nil),              // 55: dfs.meta.v1.Server
+	(*ClusterMap)(nil),          // 56: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),              // 57: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),        // 58: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),          // 59: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),         // 60: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),           // 61: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),   // 62: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 63: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 64: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 65: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 66: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 67: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 68: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 69: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 70: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 71: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
 	0,  // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
 	0,  // 1: dfs.meta.v1.Attr.mtime:type_name -> dfs.meta.v1.Time
 	0,  // 2: dfs.meta.v1.Attr.ctime:type_name -> dfs.meta.v1.Time
 	0,  // 3: dfs.meta.v1.Attr.btime:type_name -> dfs.meta.v1.Time
-	5,  // 4: dfs.meta.v1.OpenSessionReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,  // 5: dfs.meta.v1.OpenSessionReply.chunks:type_name -> dfs.meta.v1.IDRange
-	14, // 6: dfs.meta.v1.MutateRequest.mutations:type_name -> dfs.meta.v1.Mutation
-	15, // 7: dfs.meta.v1.MutateReply.replies:type_name -> dfs.meta.v1.MutationReply
-	2,  // 8: dfs.meta.v1.Mutation.cred:type_name -> dfs.meta.v1.Cred
-	16, // 9: dfs.meta.v1.Mutation.create:type_name -> dfs.meta.v1.Create
-	17, // 10: dfs.meta.v1.Mutation.link:type_name -> dfs.meta.v1.Link
-	18, // 11: dfs.meta.v1.Mutation.unlink:type_name -> dfs.meta.v1.Unlink
-	19, // 12: dfs.meta.v1.Mutation.rmdir:type_name -> dfs.meta.v1.Rmdir
-	20, // 13: dfs.meta.v1.Mutation.rename:type_name -> dfs.meta.v1.Rename
-	21, // 14: dfs.meta.v1.Mutation.set_attr:type_name -> dfs.meta.v1.SetAttr
-	22, // 15: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
-	23, // 16: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
-	24, // 17: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
-	27, // 18: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
-	28, // 19: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
-	1,  // 20: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
-	5,  // 21: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,  // 22: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
-	0,  // 23: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
-	0,  // 24: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
-	25, // 25: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
-	26, // 26: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
-	3,  // 27: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
-	0,  // 28: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
-	2,  // 29: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 30: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
-	1,  // 31: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
-	2,  // 32: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 33: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 34: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
-	1,  // 35: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 36: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
-	2,  // 37: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
-	39, // 38: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
-	1,  // 39: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
-	2,  // 40: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	2,  // 41: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	48, // 42: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	50, // 43: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	48, // 44: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	6,  // 45: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	8,  // 46: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	10, // 47: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	12, // 48: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	29, // 49: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	31, // 50: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	33, // 51: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	35, // 52: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	37, // 53: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	40, // 54: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	42, // 55: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	44, // 56: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	46, // 57: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	51, // 58: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	53, // 59: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	55, // 60: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	57, // 61: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	58, // 62: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	60, // 63: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	62, // 64: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	63, // 65: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	7,  // 66: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	9,  // 67: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	11, // 68: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	13, // 69: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	30, // 70: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	32, // 71: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	34, // 72: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	36, // 73: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	38, // 74: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	41, // 75: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	43, // 76: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	45, // 77: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	47, // 78: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	52, // 79: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	54, // 80: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	56, // 81: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	49, // 82: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	59, // 83: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	61, // 84: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	64, // 85: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	64, // 86: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	66, // [66:87] is the sub-list for method output_type
-	45, // [45:66] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	1,  // 4: dfs.meta.v1.Lease.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 5: dfs.meta.v1.Recall.leases:type_name -> dfs.meta.v1.Lease
+	10, // 6: dfs.meta.v1.ReturnRequest.leases:type_name -> dfs.meta.v1.Returned
+	5,  // 7: dfs.meta.v1.OpenSessionReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,  // 8: dfs.meta.v1.OpenSessionReply.chunks:type_name -> dfs.meta.v1.IDRange
+	6,  // 9: dfs.meta.v1.HeartbeatReply.leases:type_name -> dfs.meta.v1.Lease
+	0,  // 10: dfs.meta.v1.HeartbeatReply.time:type_name -> dfs.meta.v1.Time
+	21, // 11: dfs.meta.v1.MutateRequest.mutations:type_name -> dfs.meta.v1.Mutation
+	22, // 12: dfs.meta.v1.MutateReply.replies:type_name -> dfs.meta.v1.MutationReply
+	6,  // 13: dfs.meta.v1.MutateReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 14: dfs.meta.v1.Mutation.cred:type_name -> dfs.meta.v1.Cred
+	0,  // 15: dfs.meta.v1.Mutation.time:type_name -> dfs.meta.v1.Time
+	23, // 16: dfs.meta.v1.Mutation.create:type_name -> dfs.meta.v1.Create
+	24, // 17: dfs.meta.v1.Mutation.link:type_name -> dfs.meta.v1.Link
+	25, // 18: dfs.meta.v1.Mutation.unlink:type_name -> dfs.meta.v1.Unlink
+	26, // 19: dfs.meta.v1.Mutation.rmdir:type_name -> dfs.meta.v1.Rmdir
+	27, // 20: dfs.meta.v1.Mutation.rename:type_name -> dfs.meta.v1.Rename
+	28, // 21: dfs.meta.v1.Mutation.set_attr:type_name -> dfs.meta.v1.SetAttr
+	29, // 22: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
+	30, // 23: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
+	31, // 24: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
+	34, // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
+	35, // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
+	1,  // 27: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
+	5,  // 28: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,  // 29: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
+	0,  // 30: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
+	0,  // 31: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
+	32, // 32: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
+	33, // 33: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
+	3,  // 34: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
+	0,  // 35: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
+	0,  // 36: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
+	2,  // 37: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,  // 38: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 39: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 40: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 41: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 42: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,  // 43: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
+	3,  // 44: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
+	6,  // 45: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 46: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
+	3,  // 47: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
+	6,  // 48: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 49: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
+	46, // 50: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
+	6,  // 51: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 52: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
+	2,  // 53: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	2,  // 54: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	55, // 55: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	57, // 56: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	55, // 57: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	13, // 58: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15, // 59: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17, // 60: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19, // 61: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,  // 62: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,  // 63: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12, // 64: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	36, // 65: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	38, // 66: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	40, // 67: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	42, // 68: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	44, // 69: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	47, // 70: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	49, // 71: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	51, // 72: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	53, // 73: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	58, // 74: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	60, // 75: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	62, // 76: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	64, // 77: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	65, // 78: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	67, // 79: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	69, // 80: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	70, // 81: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14, // 82: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16, // 83: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18, // 84: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20, // 85: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,  // 86: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11, // 87: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	39, // 88: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	37, // 89: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	39, // 90: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	41, // 91: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	43, // 92: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	45, // 93: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	48, // 94: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	50, // 95: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	52, // 96: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	54, // 97: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	59, // 98: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	61, // 99: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	63, // 100: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	56, // 101: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	66, // 102: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	68, // 103: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	71, // 104: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	71, // 105: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	82, // [82:106] is the sub-list for method output_type
+	58, // [58:82] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -4849,7 +5465,7 @@ func file_meta_proto_init() {
 	if File_meta_proto != nil {
 		return
 	}
-	file_meta_proto_msgTypes[14].OneofWrappers = []any{
+	file_meta_proto_msgTypes[21].OneofWrappers = []any{
 		(*Mutation_Create)(nil),
 		(*Mutation_Link)(nil),
 		(*Mutation_Unlink)(nil),
@@ -4862,14 +5478,14 @@ func file_meta_proto_init() {
 		(*Mutation_SetPolicy)(nil),
 		(*Mutation_GrantIds)(nil),
 	}
-	file_meta_proto_msgTypes[21].OneofWrappers = []any{}
+	file_meta_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

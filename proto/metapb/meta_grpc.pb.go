@@ -27,6 +27,9 @@ const (
 	Meta_Heartbeat_FullMethodName    = "/dfs.meta.v1.Meta/Heartbeat"
 	Meta_CloseSession_FullMethodName = "/dfs.meta.v1.Meta/CloseSession"
 	Meta_Mutate_FullMethodName       = "/dfs.meta.v1.Meta/Mutate"
+	Meta_Recalls_FullMethodName      = "/dfs.meta.v1.Meta/Recalls"
+	Meta_Return_FullMethodName       = "/dfs.meta.v1.Meta/Return"
+	Meta_Acquire_FullMethodName      = "/dfs.meta.v1.Meta/Acquire"
 	Meta_Lookup_FullMethodName       = "/dfs.meta.v1.Meta/Lookup"
 	Meta_GetAttr_FullMethodName      = "/dfs.meta.v1.Meta/GetAttr"
 	Meta_Open_FullMethodName         = "/dfs.meta.v1.Meta/Open"
@@ -54,6 +57,12 @@ type MetaClient interface {
 	// Mutate carries out changes in order. Each has its own sequence number and
 	// reply; the changes of one request share Raft entries.
 	Mutate(ctx context.Context, in *MutateRequest, opts ...grpc.CallOption) (*MutateReply, error)
+	// Recalls tells a session which leases others wait for, until the term is over.
+	Recalls(ctx context.Context, in *RecallsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Recall], error)
+	// Return gives leases back: those that were recalled, and others.
+	Return(ctx context.Context, in *ReturnRequest, opts ...grpc.CallOption) (*ReturnReply, error)
+	// Acquire makes the session the only one with a lease on an inode.
+	Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*GetAttrReply, error)
 	Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*LookupReply, error)
 	GetAttr(ctx context.Context, in *GetAttrRequest, opts ...grpc.CallOption) (*GetAttrReply, error)
 	// Open registers that the session has the inode open (until Release), and
@@ -110,6 +119,45 @@ func (c *metaClient) Mutate(ctx context.Context, in *MutateRequest, opts ...grpc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MutateReply)
 	err := c.cc.Invoke(ctx, Meta_Mutate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) Recalls(ctx context.Context, in *RecallsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Recall], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Meta_ServiceDesc.Streams[0], Meta_Recalls_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RecallsRequest, Recall]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Meta_RecallsClient = grpc.ServerStreamingClient[Recall]
+
+func (c *metaClient) Return(ctx context.Context, in *ReturnRequest, opts ...grpc.CallOption) (*ReturnReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReturnReply)
+	err := c.cc.Invoke(ctx, Meta_Return_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) Acquire(ctx context.Context, in *AcquireRequest, opts ...grpc.CallOption) (*GetAttrReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetAttrReply)
+	err := c.cc.Invoke(ctx, Meta_Acquire_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -222,6 +270,12 @@ type MetaServer interface {
 	// Mutate carries out changes in order. Each has its own sequence number and
 	// reply; the changes of one request share Raft entries.
 	Mutate(context.Context, *MutateRequest) (*MutateReply, error)
+	// Recalls tells a session which leases others wait for, until the term is over.
+	Recalls(*RecallsRequest, grpc.ServerStreamingServer[Recall]) error
+	// Return gives leases back: those that were recalled, and others.
+	Return(context.Context, *ReturnRequest) (*ReturnReply, error)
+	// Acquire makes the session the only one with a lease on an inode.
+	Acquire(context.Context, *AcquireRequest) (*GetAttrReply, error)
 	Lookup(context.Context, *LookupRequest) (*LookupReply, error)
 	GetAttr(context.Context, *GetAttrRequest) (*GetAttrReply, error)
 	// Open registers that the session has the inode open (until Release), and
@@ -255,6 +309,15 @@ func (UnimplementedMetaServer) CloseSession(context.Context, *CloseSessionReques
 }
 func (UnimplementedMetaServer) Mutate(context.Context, *MutateRequest) (*MutateReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Mutate not implemented")
+}
+func (UnimplementedMetaServer) Recalls(*RecallsRequest, grpc.ServerStreamingServer[Recall]) error {
+	return status.Error(codes.Unimplemented, "method Recalls not implemented")
+}
+func (UnimplementedMetaServer) Return(context.Context, *ReturnRequest) (*ReturnReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Return not implemented")
+}
+func (UnimplementedMetaServer) Acquire(context.Context, *AcquireRequest) (*GetAttrReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Acquire not implemented")
 }
 func (UnimplementedMetaServer) Lookup(context.Context, *LookupRequest) (*LookupReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Lookup not implemented")
@@ -372,6 +435,53 @@ func _Meta_Mutate_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(MetaServer).Mutate(ctx, req.(*MutateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_Recalls_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RecallsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MetaServer).Recalls(m, &grpc.GenericServerStream[RecallsRequest, Recall]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Meta_RecallsServer = grpc.ServerStreamingServer[Recall]
+
+func _Meta_Return_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReturnRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).Return(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_Return_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).Return(ctx, req.(*ReturnRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_Acquire_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcquireRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).Acquire(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_Acquire_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).Acquire(ctx, req.(*AcquireRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -562,6 +672,14 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Meta_Mutate_Handler,
 		},
 		{
+			MethodName: "Return",
+			Handler:    _Meta_Return_Handler,
+		},
+		{
+			MethodName: "Acquire",
+			Handler:    _Meta_Acquire_Handler,
+		},
+		{
 			MethodName: "Lookup",
 			Handler:    _Meta_Lookup_Handler,
 		},
@@ -598,7 +716,13 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Meta_StatFS_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Recalls",
+			Handler:       _Meta_Recalls_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "meta.proto",
 }
 

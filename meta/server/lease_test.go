@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dfs"
+	"dfs/proto/metapb"
+)
+
+// table makes a leaseTable of a new term, and sessions that have come to it.
+func table(t *testing.T, sessions ...dfs.SessionID) *leaseTable {
+	ctx, cancel := context.WithCancel(t.Context())
+	l := newTerm()
+	l.s = &Server{cfg: Config{SessionTTL: DefaultSessionTTL}, logger: slog.New(slog.DiscardHandler)}
+	l.ctx, l.cancel = ctx, cancel
+	t.Cleanup(func() { cancel(); l.wg.Wait() })
+	l.leases.expect(sessions)
+	for _, id := range sessions {
+		if good, _ := l.leases.attach(id, nil); good <= 0 {
+			t.Fatalf("session %d is refused", id)
+		}
+	}
+	return l.leases
+}
+
+// mode is what the session has on inode 7: "", "shared" or "exclusive".
+func mode(t *leaseTable, session dfs.SessionID) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch h := t.sessions[session].held[7]; {
+	case h == nil:
+		return ""
+	case h.exclusive:
+		return "exclusive"
+	}
+	return "shared"
+}
+
+func read(t *testing.T, lt *leaseTable, session dfs.SessionID) []*metapb.Lease {
+	t.Helper()
+	leases, err := lt.read(t.Context(), session, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leases
+}
+
+// begins starts fn and reports whether it is done once nothing else can happen.
+func begins(fn func()) (done func() bool) {
+	end := make(chan struct{})
+	go func() { defer close(end); fn() }()
+	return func() bool {
+		synctest.Wait()
+		select {
+		case <-end:
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+func TestReadWaitsForAnExclusiveLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1, 2)
+		first := read(t, lt, 1)
+		if mode(lt, 1) != "exclusive" {
+			t.Fatalf("who is alone has %q", mode(lt, 1))
+		}
+		done := begins(func() { read(t, lt, 2) })
+		if done() {
+			t.Fatal("a read was answered while another session may have changes to tell")
+		}
+		recalls := lt.pending(lt.lessee(1))
+		if len(recalls) != 1 || !recalls[0].Exclusive || recalls[0].Serial != first[0].Serial {
+			t.Fatalf("recalled %v", recalls)
+		}
+		lt.give(1, []*metapb.Returned{{Ino: 7, Serial: recalls[0].Serial, Shared: true}})
+		if !done() || mode(lt, 1) != "shared" || mode(lt, 2) != "shared" {
+			t.Errorf("done %v, 1 has %q, 2 has %q", done(), mode(lt, 1), mode(lt, 2))
+		}
+	})
+}
+
+func TestChangeWaitsForAllLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1, 2, 3)
+		for _, id := range []dfs.SessionID{1, 2} {
+			read(t, lt, 3)
+			lt.give(3, []*metapb.Returned{{Ino: 7, Serial: lt.lessee(3).held[7].serial, Shared: true}})
+			read(t, lt, id)
+		}
+		inos := []dfs.Ino{7}
+		done := begins(func() { _ = lt.change(t.Context(), 3, inos) })
+		for _, id := range []dfs.SessionID{1, 2} {
+			if done() {
+				t.Fatal("it began while others have leases")
+			}
+			recalls := lt.pending(lt.lessee(id))
+			if len(recalls) != 1 || recalls[0].Exclusive {
+				t.Fatalf("recalled of %d: %v", id, recalls)
+			}
+			// Less than what is wanted is not enough.
+			lt.give(id, []*metapb.Returned{{Ino: 7, Serial: recalls[0].Serial, Shared: true}})
+			if done() {
+				t.Fatal("it began although a session kept its lease")
+			}
+			lt.give(id, []*metapb.Returned{{Ino: 7, Serial: recalls[0].Serial}})
+		}
+		if !done() {
+			t.Fatal("it does not begin")
+		}
+		if got := read(t, lt, 1); got != nil || mode(lt, 1) != "" {
+			t.Errorf("granted %v during a change", got)
+		}
+		if mode(lt, 3) == "" {
+			t.Error("who makes the change has lost its own lease")
+		}
+		lt.done(inos)
+		if read(t, lt, 1); mode(lt, 1) == "" {
+			t.Error("nothing is granted after the change")
+		}
+	})
+}
+
+func TestLeaseGivenBackIsNotALaterOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1)
+		first := read(t, lt, 1)[0].Serial
+		if second := read(t, lt, 1)[0].Serial; second == first {
+			t.Fatal("two grants have one number")
+		}
+		lt.give(1, []*metapb.Returned{{Ino: 7, Serial: first}})
+		if mode(lt, 1) == "" {
+			t.Error("giving back the first grant took the second")
+		}
+	})
+}
+
+func TestNewTermWaitsForTheSessionsOfTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t)
+		for _, x := range []struct {
+			name string
+			late bool
+		}{{"all come", false}, {"one is silent", true}} {
+			l := newTerm()
+			l.s, l.ctx = lt.l.s, lt.l.ctx
+			l.leases.expect([]dfs.SessionID{1, 2})
+			begin := time.Now()
+			done := begins(func() { _ = l.leases.ready(t.Context()) })
+			l.leases.attach(1, []uint64{7})
+			if mode(l.leases, 1) != "exclusive" {
+				t.Errorf("%s: what was to be kept is %q", x.name, mode(l.leases, 1))
+			}
+			if done() {
+				t.Fatalf("%s: it did not wait for both", x.name)
+			}
+			if !x.late {
+				l.leases.attach(2, nil)
+				if !done() {
+					t.Errorf("%s: it waits on", x.name)
+				}
+			}
+			l.wg.Wait()
+			if !done() || x.late && time.Since(begin) < leaseMax {
+				t.Errorf("%s: after %v", x.name, time.Since(begin))
+			}
+			l.leases.attach(2, []uint64{8})
+			if _, held := l.leases.sessions[2].held[8]; held {
+				t.Errorf("%s: a lease of before was kept too late", x.name)
+			}
+		}
+	})
+}
+
+func TestSessionThatGivesNothingBackIsNotRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1, 2)
+		read(t, lt, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _, _ = lt.read(ctx, 2, 7) }()
+		for begin := time.Now(); ; time.Sleep(time.Second) {
+			good, _ := lt.attach(1, nil)
+			if waited := time.Since(begin); good == 0 {
+				if waited < recallMax {
+					t.Errorf("given up after %v", waited)
+				}
+				return
+			} else if waited > recallMax+2*time.Second {
+				t.Fatal("renewed for ever")
+			}
+		}
+	})
+}
