@@ -666,7 +666,10 @@ func TestNewLeaderIsToldAllOpenFiles(t *testing.T) {
 	defer f.Release()
 	g.Release()
 	c.master.wantOpen.Store(true)
-	eventually(t, 10*time.Second, func() bool { return c.master.lastOpen.Load() != nil })
+	eventually(t, 10*time.Second, func() bool {
+		hb := c.master.lastOpen.Load()
+		return hb != nil && len(hb.Open) > 0
+	})
 	if hb := c.master.lastOpen.Load(); len(hb.Open) != 1 || hb.Open[0] != uint64(f.Ino()) {
 		t.Errorf("told %v, want only %d", hb.Open, f.Ino())
 	}

@@ -381,7 +381,7 @@ func opFromProto(mu *metapb.Mutation) meta.Op {
 	case *metapb.Mutation_Commit:
 		o := &meta.Commit{}
 		for _, f := range op.Commit.Files {
-			o.Files = append(o.Files, meta.FileCommit{Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid})
+			o.Files = append(o.Files, meta.FileCommit{Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid, Ctime: rpc.TimeFromProto(f.Ctime)})
 		}
 		for _, c := range op.Commit.Chunks {
 			cc := meta.ChunkCommit{Chunk: dfs.ChunkID(c.Chunk), Committed: c.Committed, Sealed: c.Sealed}
@@ -417,6 +417,11 @@ func (m *master) GetAttr(_ context.Context, req *metapb.GetAttrRequest) (*metapb
 	defer m.mu.Unlock()
 	a, err := m.view().GetAttr(dfs.Ino(req.Ino))
 	return &metapb.GetAttrReply{Errno: m.errnoOf(err), Attr: rpc.AttrToProto(&a)}, nil
+}
+
+// Acquire grants nothing: this master knows no leases.
+func (m *master) Acquire(ctx context.Context, req *metapb.AcquireRequest) (*metapb.GetAttrReply, error) {
+	return m.GetAttr(ctx, &metapb.GetAttrRequest{Ino: req.Ino})
 }
 
 func (m *master) Open(_ context.Context, req *metapb.OpenRequest) (*metapb.OpenReply, error) {

@@ -13,10 +13,14 @@ import (
 // there. flags are those of open(2); O_TRUNC works. The umask is already applied to
 // mode.
 func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string, mode, flags uint32) (*File, dfs.Attr, error) {
-	attr, existed, err := fs.create(ctx, cred, &metapb.Create{
+	c := &metapb.Create{
 		Parent: uint64(parent), Name: []byte(name), Mode: dfs.TypeFile | mode&0o7777,
 		Excl: flags&flagExcl != 0, Open: true,
-	})
+	}
+	if attr, ok := fs.makeLocal(cred, c); ok {
+		return fs.created(cred, attr, parent, name, flags, false), attr, nil
+	}
+	attr, existed, err := fs.create(ctx, cred, c)
 	if err != nil {
 		return nil, dfs.Attr{}, err
 	}
@@ -37,6 +41,12 @@ func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 		f.in.mu.Unlock()
 		return f, attr, nil
 	}
+	return fs.created(cred, attr, parent, name, flags, true), attr, nil
+}
+
+// created opens a file that was just made; registered says that the masters have it as
+// open by this session.
+func (fs *FS) created(cred dfs.Cred, attr dfs.Attr, parent dfs.Ino, name string, flags uint32, registered bool) *File {
 	in := fs.hold(attr.Ino)
 	in.name1(parent, name)
 	in.mu.Lock()
@@ -45,7 +55,7 @@ func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 		in.extents.load(0, forever, nil)
 	}
 	in.mu.Unlock()
-	return newFile(in, cred, flags), attr, nil
+	return newFile(in, cred, flags, registered)
 }
 
 // name1 notes a name of the inode.
@@ -55,10 +65,20 @@ func (in *inode) name1(parent dfs.Ino, name string) {
 	in.mu.Unlock()
 }
 
+// make makes an inode that is not opened.
+func (fs *FS) make(ctx context.Context, cred dfs.Cred, c *metapb.Create) (dfs.Attr, error) {
+	if attr, ok := fs.makeLocal(cred, c); ok {
+		return attr, nil
+	}
+	attr, _, err := fs.create(ctx, cred, c)
+	return attr, err
+}
+
 // create makes an inode of any type under a number of the session.
 func (fs *FS) create(ctx context.Context, cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, existed bool, err error) {
 	var tried []uint64 // numbers under which it may have been made before the session expired
-	reply, err := fs.change(ctx, true, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
+	parent := dfs.Ino(c.Parent)
+	reply, alone, err := fs.change(ctx, true, []dfs.Ino{parent}, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
 		ino, err := fs.takeIno(ctx, s)
 		if err != nil {
 			return nil, err
@@ -79,5 +99,7 @@ func (fs *FS) create(ctx context.Context, cred dfs.Cred, c *metapb.Create) (attr
 	if err != nil {
 		return dfs.Attr{}, false, err
 	}
-	return rpc.AttrFromProto(reply.Attr), reply.Existed, nil
+	attr = rpc.AttrFromProto(reply.Attr)
+	fs.leases.named(parent, string(c.Name), attr.Ino, alone)
+	return attr, reply.Existed, nil
 }

@@ -33,8 +33,8 @@ type File struct {
 	told uint64 // +checklocks:mu — failures of writing back up to this were told
 }
 
-func newFile(in *inode, cred dfs.Cred, flags uint32) *File {
-	in.opened()
+func newFile(in *inode, cred dfs.Cred, flags uint32, registered bool) *File {
+	in.opened(registered)
 	in.mu.Lock()
 	told := in.errSeq
 	in.mu.Unlock()

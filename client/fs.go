@@ -30,10 +30,15 @@ type FS struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
-	cluster  atomic.Pointer[dfs.ClusterMap] // nil before the first
-	session  atomic.Pointer[session]
-	flushing chan struct{} // wakes flushLoop
-	beating  chan struct{} // wakes beatLoop
+	cluster     atomic.Pointer[dfs.ClusterMap] // nil before the first
+	session     atomic.Pointer[session]
+	leases      *leases
+	lane        *lane
+	skew        atomic.Int64  // nanoseconds by which the leader's clock is ahead of ours
+	surprises   atomic.Uint64 // changes that the masters did not agree with
+	invalidator atomic.Pointer[Invalidator]
+	flushing    chan struct{} // wakes flushLoop
+	beating     chan struct{} // wakes beatLoop
 
 	renewMu sync.Mutex
 	renewal chan struct{} // +checklocks:renewMu — closed at the end of the renewal under way; nil: none
@@ -60,6 +65,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 		flushing: make(chan struct{}, 1), beating: make(chan struct{}, 1),
 		inodes: map[dfs.Ino]*inode{}, dirty: map[*inode]bool{}, released: map[dfs.Ino]bool{},
 	}
+	fs.leases, fs.lane = newLeases(fs), newLane(fs)
 	fs.masters = rpc.NewMasters(fs.pool, cfg.Masters, cfg.Logger)
 	fs.ctx, fs.cancel = context.WithCancel(context.Background()) //nolint:tidy // the FS outlives the call that made it; Close ends it
 	fs.app = appender.New(appender.Config{Masters: masters{fs}, Pool: fs.pool, Logger: cfg.Logger})
@@ -74,6 +80,9 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 	fs.app.Reset(s.id)
 	fs.wg.Go(fs.watchLoop)
 	fs.wg.Go(fs.beatLoop)
+	fs.wg.Go(fs.lane.run)
+	fs.wg.Go(fs.recallLoop)
+	fs.wg.Go(fs.evictLoop)
 	fs.wg.Go(fs.flushLoop)
 	return fs, nil
 }
@@ -102,6 +111,9 @@ func (fs *FS) Close() error {
 // stop ends all goroutines and connections.
 func (fs *FS) stop() {
 	fs.cancel()
+	if s := fs.session.Load(); s != nil {
+		s.finish()
+	}
 	_ = fs.app.Close()
 	_ = fs.masters.Close()
 	fs.wg.Wait()
@@ -138,12 +150,12 @@ func (fs *FS) Sync(ctx context.Context) error {
 		}
 		in.mu.Unlock()
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	fs.app.Push()
 	ctx, cancel := fs.bound(ctx)
 	defer cancel()
+	if len(all) == 0 {
+		return fs.lane.sync(ctx)
+	}
+	fs.app.Push()
 	var errs []error
 	failed := 0
 	for _, w := range all {
@@ -157,7 +169,7 @@ func (fs *FS) Sync(ctx context.Context) error {
 	if failed > 0 {
 		return fmt.Errorf("%d files are not written back: %w", failed, errors.Join(errs...))
 	}
-	return nil
+	return fs.lane.sync(ctx)
 }
 
 // snapshot lists the inodes in the table.
@@ -178,6 +190,8 @@ type Stats struct {
 	DirtyBytes int64
 	Inodes     int // open, or with bytes not committed
 	Session    dfs.SessionID
+	Leases     int    // on inodes
+	Surprises  uint64 // changes made in memory with which the masters did not agree: always 0
 }
 
 // Stats tells the use so far.
@@ -189,6 +203,10 @@ func (fs *FS) Stats() Stats {
 	if s := fs.session.Load(); s != nil {
 		st.Session = s.id
 	}
+	fs.leases.mu.Lock()
+	st.Leases = len(fs.leases.nodes)
+	fs.leases.mu.Unlock()
+	st.Surprises = fs.surprises.Load()
 	return st
 }
 

@@ -11,9 +11,16 @@ import (
 // GetAttr tells an inode's attributes, with the size and mtime of bytes that this
 // client has not written back yet.
 func (fs *FS) GetAttr(ctx context.Context, ino dfs.Ino) (dfs.Attr, error) {
+	if attr, ok := fs.leases.attr(ino); ok {
+		return fs.ours(attr), nil
+	}
+	if err := fs.lane.settle(ctx); err != nil {
+		return dfs.Attr{}, err
+	}
+	at := fs.leases.now()
 	var reply *metapb.GetAttrReply
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-		reply, err = m.GetAttr(ctx, &metapb.GetAttrRequest{Ino: uint64(ino)})
+		reply, err = m.GetAttr(ctx, &metapb.GetAttrRequest{Ino: uint64(ino), Session: fs.leases.session()})
 		return err
 	})
 	if err == nil {
@@ -22,5 +29,8 @@ func (fs *FS) GetAttr(ctx context.Context, ino dfs.Ino) (dfs.Attr, error) {
 	if err != nil {
 		return dfs.Attr{}, err
 	}
-	return fs.seen(rpc.AttrFromProto(reply.Attr)), nil
+	attr := rpc.AttrFromProto(reply.Attr)
+	fs.leases.take(at, reply.Leases)
+	fs.leases.attrs(at, &attr)
+	return fs.seen(attr), nil
 }

@@ -27,6 +27,7 @@ func (fs *FS) beatNow() {
 type beat struct {
 	term     uint64 // of the leader that was told all open files last
 	complete bool   // tell all open files
+	attach   bool   // leases of that term are wanted, or renewed
 }
 
 // beatLoop keeps the session alive, and tells what was closed.
@@ -34,7 +35,7 @@ func (fs *FS) beatLoop() {
 	var b beat
 	for {
 		s := fs.session.Load()
-		next := s.ttl / 4
+		next := min(s.ttl/8, leaseBeat)
 		reply, err := fs.beat(fs.ctx, s, b)
 		switch {
 		case fs.ctx.Err() != nil:
@@ -48,15 +49,22 @@ func (fs *FS) beatLoop() {
 			}
 			b = beat{}
 			continue
-		case reply.WantOpen:
-			// A new leader knows nothing of open files until everybody has told.
+		case reply.WantOpen || !fs.leases.of(reply.LeaderTerm):
+			// A new leader knows nothing of open files and leases until everybody has told.
 			again := !b.complete || b.term != reply.LeaderTerm
-			b = beat{term: reply.LeaderTerm, complete: true}
+			b = beat{term: reply.LeaderTerm, complete: true, attach: true}
+			if !fs.leases.of(reply.LeaderTerm) {
+				fs.leases.detach()
+				if err := fs.lane.flush(fs.ctx); err != nil {
+					return
+				}
+			}
 			if again {
 				continue
 			}
+			next = beatPause
 		default:
-			b = beat{term: reply.LeaderTerm}
+			b = beat{term: reply.LeaderTerm, attach: true}
 			if m := fs.cluster.Load(); m == nil || reply.MapEpoch > uint64(m.Epoch) {
 				fs.mapLate(reply.MapEpoch)
 			}
@@ -73,6 +81,9 @@ func (fs *FS) beatLoop() {
 		}
 	}
 }
+
+// leaseBeat is the time between heartbeats, several times in the life of a lease.
+const leaseBeat = time.Second
 
 // beat sends one heartbeat. What it tells as closed is told again when it fails.
 func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatReply, error) {
@@ -96,21 +107,48 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 	if b.complete {
 		for ino, in := range fs.inodes {
 			if in.opens > 0 {
+				in.registered = true
 				req.Open = append(req.Open, uint64(ino))
 			}
 		}
 	}
 	fs.mu.Unlock()
+	fresh := b.attach && !fs.leases.of(b.term)
+	if b.attach {
+		req.AttachedTerm = b.term
+		if fresh {
+			req.Keep = fs.leases.written()
+		}
+	}
 	slices.Sort(req.Released)
 	slices.Sort(req.Open)
 
 	ctx, cancel := context.WithTimeout(ctx, max(s.ttl, 10*time.Second))
 	defer cancel()
 	var reply *metapb.HeartbeatReply
+	var sent time.Time
+	var boot int64
 	err := fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		sent, boot = time.Now(), bootTime()
 		reply, err = metapb.NewMetaClient(conn).Heartbeat(ctx, req)
 		return err
 	})
+	if err == nil && !reply.Expired {
+		fs.setSkew(sent, reply.Time)
+		if b.attach && reply.LeaderTerm == b.term && reply.LeaseNanos == 0 && fs.leases.until.Load() == 0 {
+			fs.leases.none.Store(true)
+		}
+		if b.attach && reply.LeaderTerm == b.term && reply.LeaseNanos > 0 {
+			fs.leases.none.Store(false)
+			until := boot + reply.LeaseNanos
+			if fresh {
+				fs.leases.reset()
+				fs.leases.attach(b.term, until, reply.Leases)
+			} else {
+				fs.leases.until.Store(until)
+			}
+		}
+	}
 	fs.mu.Lock()
 	if err != nil {
 		maps.Copy(fs.released, fs.telling)
@@ -125,6 +163,26 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 	close(told)
 	return reply, err
 }
+
+// setSkew notes how far the leader's clock is ahead of ours: it was told in the middle
+// between question and answer, most likely.
+func (fs *FS) setSkew(sent time.Time, told *metapb.Time) {
+	if told == nil {
+		return
+	}
+	took := time.Since(sent)
+	if old := fs.skew.Load(); took > skewExact && old != 0 {
+		return
+	}
+	leader := time.Unix(told.Sec, int64(told.Nsec))
+	skew := leader.Sub(sent.Add(took / 2))
+	if skew.Abs() < took/2 {
+		skew = 0 // no more than can be known
+	}
+	fs.skew.Store(int64(skew))
+}
+
+const skewExact = 10 * time.Millisecond // an answer that took longer tells little about the clock
 
 // opening is called before the masters are asked to open ino: a heartbeat must not
 // tell that it is closed, before or after.

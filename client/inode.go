@@ -32,8 +32,9 @@ type inode struct {
 	// can end with a context.
 	writing chan struct{}
 
-	holds int // guarded by FS.mu; users of this state: Files and calls
-	opens int // guarded by FS.mu; Files, which the masters know of
+	holds      int  // guarded by FS.mu; users of this state: Files and calls
+	opens      int  // guarded by FS.mu; Files
+	registered bool // guarded by FS.mu; the masters know that it is open
 
 	mu      sync.Mutex
 	attr    dfs.Attr          // +checklocks:mu — latest from the masters, with what was committed since
@@ -45,7 +46,8 @@ type inode struct {
 	bytes   int64             // +checklocks:mu — of flight
 	base    uint64            // +checklocks:mu — attr.Change before the oldest piece in flight
 	since   time.Time         // +checklocks:mu — of the oldest byte in dirty
-	mtime   dfs.Time          // +checklocks:mu — of the last write in dirty or flight
+	mtime   dfs.Time          // +checklocks:mu — of the last write in dirty or flight; zero when it was set since
+	ctime   dfs.Time          // +checklocks:mu — of that write
 	kill    bool              // +checklocks:mu — a write in dirty takes set-id bits away
 	err     error             // +checklocks:mu — of the last failure of writing back
 	errSeq  uint64            // +checklocks:mu — counts them
@@ -80,9 +82,10 @@ func (fs *FS) find(ino dfs.Ino) *inode {
 }
 
 // opened counts one more File, of an inode that is held.
-func (in *inode) opened() {
+func (in *inode) opened(registered bool) {
 	in.fs.mu.Lock()
 	in.opens++
+	in.registered = in.registered || registered
 	in.fs.mu.Unlock()
 }
 
@@ -90,7 +93,8 @@ func (in *inode) opened() {
 func (in *inode) closed() {
 	fs := in.fs
 	fs.mu.Lock()
-	if in.opens--; in.opens == 0 {
+	if in.opens--; in.opens == 0 && in.registered {
+		in.registered = false
 		fs.released[in.ino] = true
 	}
 	many := len(fs.released) >= releasedMany
@@ -138,8 +142,7 @@ func (fs *FS) forget(in *inode) {
 }
 
 // validate takes over attributes that the masters told, and drops the extents when
-// they are of another state of the file. This is the one place where what is cached
-// of an inode is found to be good or not; a lease will answer here instead.
+// they are of another state of the file.
 //
 // +checklocks:in.mu
 func (in *inode) validate(attr *dfs.Attr) {
@@ -170,11 +173,47 @@ func (in *inode) overlay() dfs.Attr {
 	// take the file for one great hole.
 	pages := (attr.Size + dfs.PageBytes - 1) &^ (dfs.PageBytes - 1)
 	attr.Alloc = max(attr.Alloc, min(attr.Alloc+uint64(in.dirty.bytes+in.bytes), pages))
-	attr.Mtime = in.mtime
-	if attr.Ctime.Compare(in.mtime) < 0 {
-		attr.Ctime = in.mtime
+	if in.mtime != (dfs.Time{}) {
+		attr.Mtime = in.mtime
+	}
+	if attr.Ctime.Compare(in.ctime) < 0 {
+		attr.Ctime = in.ctime
 	}
 	return attr
+}
+
+// adopt takes over attributes that were known here under a lease: nobody else has
+// changed the bytes since the extents were learnt.
+//
+// +checklocks:in.mu
+func (in *inode) adopt(attr *dfs.Attr) {
+	if !in.known || attr.Change > in.attr.Change {
+		in.attr, in.known = *attr, true
+	}
+}
+
+// doubt forgets what is known of the committed bytes: the lease on them is gone.
+func (in *inode) doubt() {
+	in.mu.Lock()
+	in.extents.reset()
+	in.mu.Unlock()
+}
+
+// ours is seen for attributes that were known here under a lease.
+func (fs *FS) ours(attr dfs.Attr) dfs.Attr {
+	if !attr.IsFile() {
+		return attr
+	}
+	fs.mu.RLock()
+	in := fs.inodes[attr.Ino]
+	fs.mu.RUnlock()
+	if in == nil {
+		return attr
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.adopt(&attr)
+	return in.overlay()
 }
 
 // seen takes over attributes of any inode and returns them as this client sees them.
@@ -221,7 +260,7 @@ func (in *inode) submitSomeLocked(which func(i int) bool) {
 			continue
 		}
 		pieces = append(pieces, &appender.Piece{
-			Off: s.off, Data: s.bytes(), Buffer: s.buf, Layout: in.attr.Layout, Mtime: in.mtime, KillSuid: in.kill,
+			Off: s.off, Data: s.bytes(), Buffer: s.buf, Layout: in.attr.Layout, Mtime: in.mtime, Ctime: in.ctime, KillSuid: in.kill,
 		})
 		in.dirty.bytes -= int64(s.n)
 		in.bytes += int64(s.n)
@@ -250,9 +289,11 @@ func (in *inode) Committed(pieces []*appender.Piece, extents []dfs.Extent, attr 
 		in.attr.Change = max(in.attr.Change, in.base+1)
 		for _, p := range pieces {
 			in.attr.Size = max(in.attr.Size, uint64(p.Off)+uint64(len(p.Data)))
-			in.attr.Mtime = p.Mtime
+			if p.Mtime != (dfs.Time{}) {
+				in.attr.Mtime = p.Mtime
+			}
+			in.attr.Ctime = p.Ctime
 		}
-		in.attr.Ctime = in.attr.Mtime
 		in.attr.Alloc = in.overlay().Alloc
 	case attr.Change < in.attr.Change: // others' changes after this one are known already
 		in.extents.reset()
@@ -270,7 +311,14 @@ func (in *inode) Committed(pieces []*appender.Piece, extents []dfs.Extent, attr 
 	in.base = in.attr.Change
 	in.settledLocked(pieces)
 	in.told = false
+	known := attr != nil
+	now := in.attr
 	in.mu.Unlock()
+	if known {
+		in.fs.leases.committed(&now)
+	} else {
+		in.fs.leases.forget(in.ino)
+	}
 	in.fs.forget(in)
 }
 

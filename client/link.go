@@ -10,12 +10,16 @@ import (
 
 // Link gives an inode one more name.
 func (fs *FS) Link(ctx context.Context, cred dfs.Cred, ino, parent dfs.Ino, name string) (dfs.Attr, error) {
+	if attr, ok := fs.linkLocal(cred, ino, parent, name); ok {
+		return fs.ours(attr), nil
+	}
 	if err := fs.flushIno(ctx, ino); err != nil {
 		return dfs.Attr{}, err
 	}
-	reply, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Link{
+	reply, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Link{
 		Link: &metapb.Link{Ino: uint64(ino), Parent: uint64(parent), Name: []byte(name)},
-	}})
+	}}, parent, ino)
+	fs.leases.named(parent, name, ino, alone && err == nil)
 	if err != nil {
 		return dfs.Attr{}, err
 	}

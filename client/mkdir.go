@@ -9,8 +9,7 @@ import (
 
 // Mkdir makes a folder. The umask is already applied to mode.
 func (fs *FS) Mkdir(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string, mode uint32) (dfs.Attr, error) {
-	attr, _, err := fs.create(ctx, cred, &metapb.Create{
+	return fs.make(ctx, cred, &metapb.Create{
 		Parent: uint64(parent), Name: []byte(name), Mode: dfs.TypeDir | mode&0o7777, Excl: true,
 	})
-	return attr, err
 }

@@ -19,8 +19,7 @@ func (fs *FS) Mknod(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name str
 	default:
 		return dfs.Attr{}, dfs.EINVAL
 	}
-	attr, _, err := fs.create(ctx, cred, &metapb.Create{
+	return fs.make(ctx, cred, &metapb.Create{
 		Parent: uint64(parent), Name: []byte(name), Mode: mode, Rdev: rdev, Excl: true,
 	})
-	return attr, err
 }

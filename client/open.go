@@ -13,17 +13,48 @@ import (
 // O_APPEND, O_SYNC, O_DSYNC and O_DIRECT count.
 func (fs *FS) Open(ctx context.Context, cred dfs.Cred, ino dfs.Ino, flags uint32) (*File, error) {
 	in := fs.hold(ino)
+	if attr, ok := fs.leases.attr(ino); ok && cred.Checked && attr.Nlink > 0 {
+		// Under a lease nobody needs to know: who takes the last name away asks for the
+		// lease first, and is told then.
+		err := openable(&attr)
+		if err == nil {
+			in.mu.Lock()
+			in.adopt(&attr)
+			in.mu.Unlock()
+			if f, ok := in.openHere(cred, flags); ok {
+				return in.truncated(ctx, cred, flags, f)
+			}
+		} else {
+			in.release()
+			return nil, err
+		}
+	}
 	if err := in.open(ctx, cred, flags); err != nil {
 		fs.unopened(ino)
 		in.release()
 		return nil, err
 	}
-	return in.newOpen(ctx, cred, flags)
+	return in.truncated(ctx, cred, flags, newFile(in, cred, flags, true))
 }
 
-// newOpen makes the File of an inode that is held and that the masters have as open.
-func (in *inode) newOpen(ctx context.Context, cred dfs.Cred, flags uint32) (*File, error) {
-	f := newFile(in, cred, flags)
+// openHere opens without telling, when the lease is still there once the file counts as
+// open.
+func (in *inode) openHere(cred dfs.Cred, flags uint32) (*File, bool) {
+	f := newFile(in, cred, flags, false)
+	if in.fs.leases.holds(in.ino) {
+		return f, true
+	}
+	in.fs.mu.Lock()
+	defer in.fs.mu.Unlock()
+	if in.registered {
+		return f, true // it was given back just now, and told that the file is open
+	}
+	in.opens--
+	return nil, false
+}
+
+// truncated empties a file that was opened so.
+func (in *inode) truncated(ctx context.Context, cred dfs.Cred, flags uint32, f *File) (*File, error) {
 	if flags&flagTrunc != 0 && flags&flagAccess != flagRead {
 		in.mu.Lock()
 		empty := in.size() == 0
@@ -49,6 +80,10 @@ func (in *inode) open(ctx context.Context, cred dfs.Cred, flags uint32) error {
 		if err := fs.opening(ctx, in.ino); err != nil {
 			return err
 		}
+		if err := fs.lane.settle(ctx); err != nil {
+			return err
+		}
+		at := fs.leases.now()
 		s := fs.session.Load()
 		req := &metapb.OpenRequest{Session: uint64(s.id), Ino: uint64(in.ino), Flags: flags, Cred: rpc.CredToProto(cred), Extents: extentsOpen}
 		var reply *metapb.OpenReply
@@ -66,6 +101,8 @@ func (in *inode) open(ctx context.Context, cred dfs.Cred, flags uint32) error {
 			return err
 		}
 		attr := rpc.AttrFromProto(reply.Attr)
+		fs.leases.take(at, reply.Leases)
+		fs.leases.attrs(at, &attr)
 		if err := openable(&attr); err != nil {
 			return err
 		}

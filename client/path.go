@@ -98,7 +98,7 @@ func (fs *FS) WriteFile(ctx context.Context, cred dfs.Cred, path string, data []
 		}
 		off += n
 	}
-	return pathError("write", path, f.Flush(ctx))
+	return pathError("write", path, f.Fsync(ctx, true))
 }
 
 // pathError says what was done to which path; nil stays nil.

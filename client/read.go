@@ -38,10 +38,8 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, nil
 	}
 	in := f.in
-	if f.flags&flagDirect != 0 {
-		if _, err := in.fs.GetAttr(ctx, in.ino); err != nil {
-			return 0, err
-		}
+	if _, err := in.fs.GetAttr(ctx, in.ino); err != nil {
+		return 0, err // the extents must be those of now
 	}
 	for try := 0; ; try++ {
 		n, err := in.read(ctx, p, off)
@@ -132,9 +130,13 @@ func (in *inode) planLocked(p []byte, off int64) (n int, parts []part, missing s
 
 // load fetches extents from off on.
 func (in *inode) load(ctx context.Context, off int64) error {
+	if err := in.fs.lane.settle(ctx); err != nil {
+		return err
+	}
+	at := in.fs.leases.now()
 	var reply *metapb.ExtentsReply
 	err := in.fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-		reply, err = m.Extents(ctx, &metapb.ExtentsRequest{Ino: uint64(in.ino), Off: uint64(off), Limit: extentsPage})
+		reply, err = m.Extents(ctx, &metapb.ExtentsRequest{Ino: uint64(in.ino), Off: uint64(off), Limit: extentsPage, Session: in.fs.leases.session()})
 		return err
 	})
 	if err == nil {
@@ -143,9 +145,12 @@ func (in *inode) load(ctx context.Context, off int64) error {
 	if err != nil {
 		return err
 	}
+	attr := rpc.AttrFromProto(reply.Attr)
+	in.fs.leases.take(at, reply.Leases)
+	in.fs.leases.attrs(at, &attr)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.loadLocked(rpc.AttrFromProto(reply.Attr), off, reply.Extents, reply.More)
+	in.loadLocked(attr, off, reply.Extents, reply.More)
 	return nil
 }
 

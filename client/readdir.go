@@ -23,7 +23,12 @@ type Listing struct {
 func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie uint64, limit int, plus bool) (Listing, error) {
 	req := &metapb.ReadDirRequest{
 		Ino: uint64(ino), Cookie: cookie, Limit: uint32(max(1, min(limit, listMax))), Plus: plus, Cred: rpc.CredToProto(cred),
+		Session: fs.leases.session(),
 	}
+	if err := fs.lane.settle(ctx); err != nil {
+		return Listing{}, err
+	}
+	at := fs.leases.now()
 	var reply *metapb.ReadDirReply
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
 		reply, err = m.ReadDir(ctx, req)
@@ -35,11 +40,15 @@ func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie ui
 	if err != nil {
 		return Listing{}, err
 	}
+	fs.leases.take(at, reply.Leases)
 	l := Listing{Entries: make([]dfs.Entry, len(reply.Entries)), End: reply.End, Parent: dfs.Ino(reply.Parent)}
 	for i, e := range reply.Entries {
 		l.Entries[i] = dfs.Entry{Name: string(e.Name), Ino: dfs.Ino(e.Ino), Type: e.Type, Cookie: e.Cookie}
+		fs.leases.name(at, ino, string(e.Name), dfs.Ino(e.Ino))
 		if e.Attr != nil {
-			l.Entries[i].Attr = fs.seen(rpc.AttrFromProto(e.Attr))
+			attr := rpc.AttrFromProto(e.Attr)
+			fs.leases.attrs(at, &attr)
+			l.Entries[i].Attr = fs.seen(attr)
 		}
 	}
 	return l, nil

@@ -10,9 +10,15 @@ import (
 
 // Readlink tells where a symbolic link points.
 func (fs *FS) Readlink(ctx context.Context, ino dfs.Ino) (string, error) {
+	if target := fs.leases.target(ino); target != "" {
+		return target, nil
+	}
+	if err := fs.lane.settle(ctx); err != nil {
+		return "", err
+	}
 	var reply *metapb.ReadlinkReply
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-		reply, err = m.Readlink(ctx, &metapb.ReadlinkRequest{Ino: uint64(ino)})
+		reply, err = m.Readlink(ctx, &metapb.ReadlinkRequest{Ino: uint64(ino), Session: fs.leases.session()})
 		return err
 	})
 	if err == nil {
@@ -21,5 +27,6 @@ func (fs *FS) Readlink(ctx context.Context, ino dfs.Ino) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	fs.leases.setTarget(ino, string(reply.Target))
 	return string(reply.Target), nil
 }

@@ -12,20 +12,20 @@ import (
 // first: programs that replace a file by a new one must never be left, after a
 // crash, with the new name and without the bytes.
 func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string, newParent dfs.Ino, newName string, flags uint32) error {
-	if in := fs.named(parent, name); in != nil {
-		err := in.flush(ctx)
-		in.release()
-		if err != nil {
-			return err
-		}
+	if ok, err := fs.renameHere(ctx, cred, parent, name, newParent, newName, flags); ok || err != nil {
+		return err
 	}
-	reply, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rename{Rename: &metapb.Rename{
+	reply, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rename{Rename: &metapb.Rename{
 		Parent: uint64(parent), Name: []byte(name), NewParent: uint64(newParent), NewName: []byte(newName), Flags: flags,
-	}}})
+	}}}, parent, newParent)
+	plain := alone && err == nil && flags&dfs.RenameExchange == 0 && reply.Attr != nil
+	fs.leases.named(parent, name, 0, false) // it stays when both lead to one inode
 	if err != nil || reply.Attr == nil {
+		fs.leases.named(newParent, newName, 0, false)
 		return err
 	}
 	attr := rpc.AttrFromProto(reply.Attr)
+	fs.leases.named(newParent, newName, attr.Ino, plain)
 	in := fs.find(attr.Ino)
 	if in == nil {
 		return nil
@@ -34,6 +34,34 @@ func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 	in.name1(newParent, newName)
 	fs.seen(attr)
 	return in.flush(ctx) // of a name that was not known here
+}
+
+// renameHere makes the change in memory, where that can be done.
+func (fs *FS) renameHere(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string, newParent dfs.Ino, newName string, flags uint32) (ok bool, err error) {
+	in := fs.named(parent, name)
+	if in != nil {
+		defer in.release()
+		if !fs.leases.free(newParent, newName) {
+			if err := in.flush(ctx); err != nil {
+				return false, err
+			}
+		}
+	}
+	moved, victim, ok := fs.renameLocal(cred, parent, name, newParent, newName, flags)
+	if !ok {
+		if in != nil {
+			err = in.flush(ctx)
+		}
+		return false, err
+	}
+	if victim != 0 {
+		fs.discard(victim)
+	}
+	if in := fs.find(moved); in != nil {
+		in.name1(newParent, newName)
+		in.release()
+	}
+	return true, nil
 }
 
 // named finds, and holds, the inode with bytes that are not committed that was last

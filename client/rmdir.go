@@ -10,8 +10,12 @@ import (
 
 // Rmdir removes an empty folder.
 func (fs *FS) Rmdir(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string) error {
-	_, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rmdir{
+	if _, _, ok := fs.removeLocal(cred, parent, name, true); ok {
+		return nil
+	}
+	_, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rmdir{
 		Rmdir: &metapb.Rmdir{Parent: uint64(parent), Name: []byte(name)},
-	}})
+	}}, parent)
+	fs.leases.named(parent, name, 0, alone && err == nil)
 	return err
 }

@@ -37,8 +37,10 @@ type idRange struct{ from, to uint64 }
 
 // session is one registration with the masters.
 type session struct {
-	id  dfs.SessionID
-	ttl time.Duration
+	id     dfs.SessionID
+	ttl    time.Duration
+	over   context.Context // ends when another session took its place
+	finish context.CancelFunc
 
 	mu       sync.Mutex
 	next     uint64              // +checklocks:mu — sequence of the next change, from 1
@@ -63,9 +65,10 @@ func (fs *FS) openSession(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	over, finish := context.WithCancel(context.Background()) //nolint:tidy // of the session, not of the call
 	s := &session{
 		id: dfs.SessionID(reply.Session), ttl: max(time.Duration(reply.TtlNanos), ttlMin),
-		next: 1, low: 1, pending: map[uint64]struct{}{}, inodeLow: inodesLow,
+		next: 1, low: 1, over: over, finish: finish, pending: map[uint64]struct{}{}, inodeLow: inodesLow,
 	}
 	if r := reply.Inodes; r != nil && r.From < r.To {
 		s.inodes = []idRange{{r.From, r.To}}
@@ -130,13 +133,44 @@ func (fs *FS) replace() {
 		}
 		return
 	}
+	// Nothing that was under its leases is good. What was changed in memory and not told
+	// is lost; bytes are written again.
+	fs.leases.detach()
+	fs.leases.reset()
 	if _, err := fs.beat(fs.ctx, s, beat{complete: true}); err != nil && fs.ctx.Err() == nil {
 		fs.cfg.Logger.Warn("open files could not be told", "err", err)
 	}
+	fs.checkWritten()
 	fs.app.Reset(s.id)
-	fs.session.Store(s)
+	old := fs.session.Swap(s)
+	old.finish()
 	fs.cfg.Logger.Info("session opened", "session", s.id.String())
 	fs.wg.Go(fs.checkOpen)
+}
+
+// checkWritten looks for files that others have changed since the lease was lost under
+// which bytes were written here: those come too late, and the next fsync or close says so.
+func (fs *FS) checkWritten() {
+	for _, in := range fs.snapshot() {
+		in.mu.Lock()
+		written, change := in.end > 0, in.attr.Change
+		in.mu.Unlock()
+		if !written {
+			continue
+		}
+		var reply *metapb.GetAttrReply
+		err := fs.ask(fs.ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+			reply, err = m.GetAttr(ctx, &metapb.GetAttrRequest{Ino: uint64(in.ino)})
+			return err
+		})
+		if err != nil {
+			continue // checkOpen tries again
+		}
+		if reply.Errno != 0 || reply.Attr.GetChange() > change {
+			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: the file has changed since", "inode", uint64(in.ino))
+			in.lose(dfs.EIO)
+		}
+	}
 }
 
 // checkOpen looks for files that the masters freed when the session expired: with
@@ -205,7 +239,7 @@ func (s *session) acked() uint64 {
 }
 
 // mutate carries out one change under a session, once.
-func (fs *FS) mutate(ctx context.Context, s *session, m *metapb.Mutation) (*metapb.MutationReply, error) {
+func (fs *FS) mutate(ctx context.Context, s *session, m *metapb.Mutation) (*metapb.MutateReply, error) {
 	seq, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -234,60 +268,58 @@ func (fs *FS) mutate(ctx context.Context, s *session, m *metapb.Mutation) (*meta
 	case len(reply.Replies) != 1:
 		return nil, fmt.Errorf("the master answered %d changes instead of one", len(reply.Replies))
 	}
-	return reply.Replies[0], nil
+	fs.orphaned(reply.Opened)
+	return reply, nil
 }
 
 // change carries out one change, under the next session when this one has expired.
-// build makes it for a session. repeat says that making it twice does no harm.
-func (fs *FS) change(ctx context.Context, repeat bool, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (*metapb.MutationReply, error) {
+// build makes it for a session. repeat says that making it twice does no harm, inos what
+// it is known to change, and alone that nothing else happened to those meanwhile.
+func (fs *FS) change(ctx context.Context, repeat bool, inos []dfs.Ino, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (r *metapb.MutationReply, alone bool, err error) {
 	ctx, cancel := fs.bound(ctx)
 	defer cancel()
 	for {
 		s := fs.session.Load()
 		m, err := build(ctx, s)
-		var reply *metapb.MutationReply
 		if err == nil {
-			reply, err = fs.mutate(ctx, s, m)
+			// The masters have to know what it stands on.
+			err = fs.lane.flush(ctx)
 		}
 		if err == nil {
-			return reply, rpc.Errno(reply.Errno)
+			var reply *metapb.MutateReply
+			asking := fs.leases.begin(inos...)
+			reply, err = fs.mutate(ctx, s, m)
+			alone = fs.leases.end(asking, reply.GetLeases())
+			if err == nil {
+				r = reply.Replies[0]
+				return r, alone, rpc.Errno(r.Errno)
+			}
 		}
 		if !errors.Is(err, errExpired) {
-			return nil, err
+			return nil, false, err
 		}
 		unknown := errors.Is(err, errUnknown) && !repeat
 		if _, err := fs.renew(ctx, s); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if unknown {
-			return nil, errUnknown
+			return nil, false, errUnknown
 		}
 	}
 }
 
 // apply is change for what does not depend on the session.
-func (fs *FS) apply(ctx context.Context, repeat bool, m *metapb.Mutation) (*metapb.MutationReply, error) {
-	return fs.change(ctx, repeat, func(context.Context, *session) (*metapb.Mutation, error) { return m, nil })
+func (fs *FS) apply(ctx context.Context, repeat bool, m *metapb.Mutation, inos ...dfs.Ino) (r *metapb.MutationReply, alone bool, err error) {
+	return fs.change(ctx, repeat, inos, func(context.Context, *session) (*metapb.Mutation, error) { return m, nil })
 }
 
 // takeIno takes an unused inode number.
 func (fs *FS) takeIno(ctx context.Context, s *session) (dfs.Ino, error) {
 	for {
 		s.mu.Lock()
-		left := uint64(0)
-		for _, r := range s.inodes {
-			left += r.to - r.from
-		}
-		if left <= s.inodeLow {
-			fs.grantLocked(s)
-		}
-		if left > 0 {
-			ino := s.inodes[0].from
-			if s.inodes[0].from++; s.inodes[0].from == s.inodes[0].to {
-				s.inodes = slices.Delete(s.inodes, 0, 1)
-			}
+		if ino, ok := fs.tryInoLocked(s); ok {
 			s.mu.Unlock()
-			return dfs.Ino(ino), nil
+			return ino, nil
 		}
 		granted := s.granted
 		s.mu.Unlock()
@@ -303,6 +335,27 @@ func (fs *FS) takeIno(ctx context.Context, s *session) (dfs.Ino, error) {
 			return 0, rpc.ErrClosed
 		}
 	}
+}
+
+// tryInoLocked takes an unused inode number if there is one, and asks for more in time.
+//
+// +checklocks:s.mu
+func (fs *FS) tryInoLocked(s *session) (dfs.Ino, bool) {
+	left := uint64(0)
+	for _, r := range s.inodes {
+		left += r.to - r.from
+	}
+	if left <= s.inodeLow {
+		fs.grantLocked(s)
+	}
+	if left == 0 {
+		return 0, false
+	}
+	ino := s.inodes[0].from
+	if s.inodes[0].from++; s.inodes[0].from == s.inodes[0].to {
+		s.inodes = slices.Delete(s.inodes, 0, 1)
+	}
+	return dfs.Ino(ino), true
 }
 
 // grantLocked asks for more inode numbers in the background.
@@ -335,10 +388,11 @@ func (fs *FS) grantLocked(s *session) {
 }
 
 func (fs *FS) grant(ctx context.Context, s *session, g *metapb.GrantIDs) (idRange, error) {
-	reply, err := fs.mutate(ctx, s, &metapb.Mutation{Op: &metapb.Mutation_GrantIds{GrantIds: g}})
+	all, err := fs.mutate(ctx, s, &metapb.Mutation{Op: &metapb.Mutation_GrantIds{GrantIds: g}})
 	if err != nil {
 		return idRange{}, err
 	}
+	reply := all.Replies[0]
 	r := reply.Inodes
 	if g.Chunks {
 		r = reply.Chunks

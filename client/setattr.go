@@ -40,13 +40,26 @@ func (fs *FS) SetAttr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, set SetAt
 	if set.Size != nil {
 		return in.truncate(ctx, cred, set)
 	}
+	if err := in.lockWriting(ctx); err != nil {
+		return dfs.Attr{}, err
+	}
+	defer in.unlockWriting()
 	in.mu.Lock()
-	flush := set.times() || set.owner() && (in.kill || in.attr.Mode&0o6000 != 0)
+	flush := set.owner() && (in.kill || in.attr.Mode&0o6000 != 0)
+	if set.times() {
+		// Bytes that are on their way take the time of their write with them.
+		flush = flush || len(in.flight) > 0 || !fs.leases.changeable(ino)
+	}
 	in.mu.Unlock()
 	if flush {
 		if err := in.flush(ctx); err != nil {
 			return dfs.Attr{}, err
 		}
+	}
+	if set.Mtime != nil || set.MtimeNow {
+		in.mu.Lock()
+		in.mtime = dfs.Time{} // of what is dirty: it is set
+		in.mu.Unlock()
 	}
 	return fs.setAttr(ctx, cred, ino, set)
 }
@@ -62,7 +75,10 @@ func (fs *FS) setAttr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, set SetAt
 	if set.Mtime != nil {
 		p.Mtime = rpc.TimeToProto(*set.Mtime)
 	}
-	reply, err := fs.apply(ctx, true, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetAttr{SetAttr: p}})
+	if attr, ok := fs.setLocal(cred, ino, &set, p); ok {
+		return fs.ours(attr), nil
+	}
+	reply, _, err := fs.apply(ctx, true, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetAttr{SetAttr: p}}, ino)
 	if err != nil {
 		return dfs.Attr{}, err
 	}

@@ -155,7 +155,15 @@ func (m masters) Commit(ctx context.Context, b *appender.Batch) (appender.Result
 	if s == nil || s.id != b.Session {
 		return appender.Result{}, appender.ErrExpired
 	}
-	reply, err := fs.mutate(ctx, s, &metapb.Mutation{Op: &metapb.Mutation_Commit{Commit: commitToProto(b)}})
+	inos := make([]dfs.Ino, len(b.Files))
+	for i := range b.Files {
+		inos[i] = b.Files[i].Ino
+	}
+	mutation := &metapb.Mutation{Op: &metapb.Mutation_Commit{Commit: commitToProto(b)}}
+	reply, err := fs.commitHere(ctx, s, mutation, inos)
+	if reply == nil && err == nil {
+		reply, err = fs.commitThere(ctx, s, mutation, inos)
+	}
 	if errors.Is(err, errExpired) {
 		if _, err := fs.renew(ctx, s); err != nil {
 			return appender.Result{}, err
@@ -165,15 +173,71 @@ func (m masters) Commit(ctx context.Context, b *appender.Batch) (appender.Result
 	if err != nil {
 		return appender.Result{}, err
 	}
-	if err := rpc.Errno(reply.Errno); err != nil {
+	r := reply.Replies[0]
+	if err := rpc.Errno(r.Errno); err != nil {
 		return appender.Result{}, err
 	}
-	res := appender.Result{Stale: reply.StaleMap}
-	if reply.Attr != nil {
-		a := rpc.AttrFromProto(reply.Attr)
+	res := appender.Result{Stale: r.StaleMap, Attrs: map[dfs.Ino]*dfs.Attr{}}
+	if r.Attr != nil {
+		a := rpc.AttrFromProto(r.Attr)
 		res.Attr = &a
 	}
+	for _, g := range reply.Leases {
+		if g.Attr != nil {
+			a := rpc.AttrFromProto(g.Attr)
+			res.Attrs[a.Ino] = &a
+		}
+	}
 	return res, nil
+}
+
+// commitHere sends a commit of files with exclusive leases down the lane, behind what
+// made the files; nil, nil when some have none.
+func (fs *FS) commitHere(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (*metapb.MutateReply, error) {
+	type answer struct {
+		reply *metapb.MutateReply
+		err   error
+	}
+	told := make(chan answer, 1)
+	l := fs.leases
+	l.mu.Lock()
+	ok := l.good()
+	for _, ino := range inos {
+		// One that is being given back is exclusive until this has been told.
+		n := l.nodes[ino]
+		ok = ok && n != nil && n.exclusive && n.busy == 0
+	}
+	if ok {
+		for _, ino := range inos {
+			l.nodes[ino].pending++
+			l.nodes[ino].commits++
+			l.touch(ino, false)
+		}
+		fs.lane.add(&change{session: s, mutation: m, inos: inos, commit: true, bytes: 256 * len(inos), told: func(r *metapb.MutateReply, err error) {
+			told <- answer{r, err}
+		}}, true)
+	}
+	l.mu.Unlock()
+	if !ok {
+		return nil, nil
+	}
+	select {
+	case a := <-told:
+		return a.reply, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// commitThere sends a commit by itself; other clients' leases on the files are recalled.
+func (fs *FS) commitThere(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (*metapb.MutateReply, error) {
+	if err := fs.lane.flush(ctx); err != nil {
+		return nil, err
+	}
+	asking := fs.leases.begin(inos...)
+	reply, err := fs.mutate(ctx, s, m)
+	fs.leases.end(asking, reply.GetLeases())
+	return reply, err
 }
 
 func commitToProto(b *appender.Batch) *metapb.Commit {
@@ -182,7 +246,13 @@ func commitToProto(b *appender.Batch) *metapb.Commit {
 		f := &b.Files[i]
 		c.Files[i] = &metapb.FileCommit{
 			Ino: uint64(f.Ino), Extents: rpc.ExtentsToProto(f.Extents), SizeMin: f.SizeMin,
-			Mtime: rpc.TimeToProto(f.Mtime), KillSuid: f.KillSuid,
+			KillSuid: f.KillSuid,
+		}
+		if f.Mtime != (dfs.Time{}) {
+			c.Files[i].Mtime = rpc.TimeToProto(f.Mtime)
+		}
+		if f.Ctime != (dfs.Time{}) {
+			c.Files[i].Ctime = rpc.TimeToProto(f.Ctime)
 		}
 	}
 	for i := range b.Chunks {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,10 +27,23 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := in.lockWriting(ctx); err != nil {
 		return 0, err
 	}
+	// Nobody else may look at the file while it is between two states, and where it
+	// ends is known to who has the lease.
+	bounded, cancel := in.fs.bound(ctx)
+	err := in.fs.leases.hold(bounded, in.ino)
+	cancel()
+	pinned := err == nil
+	if !pinned && !errors.Is(err, errNoLeases) {
+		in.unlockWriting()
+		return 0, err
+	}
 	n, kill, err := f.write(ctx, p, off)
+	if pinned {
+		in.fs.leases.unpin(in.ino)
+	}
 	in.unlockWriting()
 	if n > 0 && (kill || f.flags&flagDsync != 0) {
-		if err := f.Flush(ctx); err != nil {
+		if err := f.Fsync(ctx, true); err != nil {
 			return 0, err
 		}
 	}
@@ -107,7 +121,8 @@ func (in *inode) writeLocked(p []byte, off int64, kill bool) (n int, push, first
 		return 0, false, false
 	}
 	now := time.Now()
-	in.mtime = dfs.TimeOf(now)
+	in.mtime = in.fs.time()
+	in.ctime = in.mtime
 	in.kill = in.kill || kill
 	if first {
 		in.since = now

@@ -11,8 +11,11 @@ import (
 // GetXattr reads one extended attribute.
 func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) {
 	var reply *metapb.GetXattrReply
+	if err := fs.lane.settle(ctx); err != nil {
+		return nil, err
+	}
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-		reply, err = m.GetXattr(ctx, &metapb.GetXattrRequest{Ino: uint64(ino), Name: []byte(name), Cred: rpc.CredToProto(cred)})
+		reply, err = m.GetXattr(ctx, &metapb.GetXattrRequest{Session: fs.leases.session(), Ino: uint64(ino), Name: []byte(name), Cred: rpc.CredToProto(cred)})
 		return err
 	})
 	if err == nil {
@@ -26,20 +29,20 @@ func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name str
 
 // SetXattr sets one extended attribute; flags are those of setxattr(2).
 func (fs *FS) SetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string, value []byte, flags uint32) error {
-	return fs.xattr(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetXattr{
+	return fs.xattr(ctx, ino, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetXattr{
 		SetXattr: &metapb.SetXattr{Ino: uint64(ino), Name: []byte(name), Value: value, Flags: flags},
 	}}, flags == 0)
 }
 
 // RemoveXattr removes one extended attribute.
 func (fs *FS) RemoveXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) error {
-	return fs.xattr(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_RemoveXattr{
+	return fs.xattr(ctx, ino, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_RemoveXattr{
 		RemoveXattr: &metapb.RemoveXattr{Ino: uint64(ino), Name: []byte(name)},
 	}}, false)
 }
 
-func (fs *FS) xattr(ctx context.Context, m *metapb.Mutation, repeat bool) error {
-	reply, err := fs.apply(ctx, repeat, m)
+func (fs *FS) xattr(ctx context.Context, ino dfs.Ino, m *metapb.Mutation, repeat bool) error {
+	reply, _, err := fs.apply(ctx, repeat, m, ino)
 	if err == nil && reply.Attr != nil {
 		fs.seen(rpc.AttrFromProto(reply.Attr))
 	}
@@ -49,8 +52,11 @@ func (fs *FS) xattr(ctx context.Context, m *metapb.Mutation, repeat bool) error 
 // ListXattr lists the names of extended attributes.
 func (fs *FS) ListXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino) ([]string, error) {
 	var reply *metapb.ListXattrReply
+	if err := fs.lane.settle(ctx); err != nil {
+		return nil, err
+	}
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-		reply, err = m.ListXattr(ctx, &metapb.ListXattrRequest{Ino: uint64(ino), Cred: rpc.CredToProto(cred)})
+		reply, err = m.ListXattr(ctx, &metapb.ListXattrRequest{Session: fs.leases.session(), Ino: uint64(ino), Cred: rpc.CredToProto(cred)})
 		return err
 	})
 	if err == nil {

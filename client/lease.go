@@ -1,0 +1,952 @@
+package client
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"dfs"
+	"dfs/proto/metapb"
+	"dfs/rpc"
+)
+
+// Bounds of what is cached under leases.
+const (
+	nodesMax   = 64 << 10  // inodes
+	namesMax   = 512 << 10 // names of all folders
+	evictShare = 16        // this part of the inodes is given back when there are too many
+	touchesMax = 64 << 10  // remembered
+)
+
+// leases is what this client may answer from memory: attributes of inodes and names in
+// folders, each under a lease on its inode. See docs/coherence.md.
+//
+// The masters' answers come late or in another order than they were made. An answer may
+// be kept only when nothing happened to the inode here since it was asked for: each
+// recall and each change touches the inode, and who asks takes the clock first.
+//
+// Lock order: FS.mu, inode.mu, leases.mu. Nothing is called with leases.mu held.
+type leases struct {
+	fs    *FS
+	none  atomic.Bool  // the masters grant no leases at all
+	until atomic.Int64 // boot time in nanoseconds: nothing is good after; 0: not attached
+
+	mu       sync.Mutex
+	term     uint64             // +checklocks:mu — of the leader that this client has come to; 0: none
+	clock    uint64             // +checklocks:mu — counts touches
+	floor    uint64             // +checklocks:mu — answers asked for before are not kept
+	touched  map[dfs.Ino]touch  // +checklocks:mu — clock of the last one, when above floor
+	nodes    map[dfs.Ino]*node  // +checklocks:mu
+	order    *list.List         // +checklocks:mu — of *node, the least recently used first
+	names    int                // +checklocks:mu — in all nodes
+	returns  []*metapb.Returned // +checklocks:mu — leases that were evicted
+	evicting chan struct{}      // wakes evictLoop
+	gone     []dfs.Ino          // +checklocks:mu — without a name, to be given back
+	stamped  dfs.Time           // +checklocks:mu — the last time that a change in memory got
+	waiting  chan struct{}      // +checklocks:mu — closed when a pin or a lane entry goes; nil when nobody waits
+}
+
+// node is an inode that this client has a lease on.
+type node struct {
+	ino       dfs.Ino
+	serial    uint64
+	exclusive bool
+	known     bool               // attr is set
+	attr      dfs.Attr           // with all changes made here; without bytes that are not committed
+	names     map[string]dfs.Ino // of a folder; 0: there is none
+	entries   int                // names that there are
+	pins      int                // changes being made in memory
+	pending   int                // changes on the lane
+	commits   int                // of pending: commits, whose outcome is not known here
+	busy      int                // changes by the masters under way
+	target    string             // of a symlink; empty: not known
+	opened    bool               // a file was opened under this lease
+	closing   bool               // recalled, and no writes any more either
+	recalled  bool               // no more changes in memory
+	place     *list.Element
+}
+
+func newLeases(fs *FS) *leases {
+	return &leases{fs: fs, touched: map[dfs.Ino]touch{}, nodes: map[dfs.Ino]*node{}, order: list.New(), clock: 1, evicting: make(chan struct{}, 1)}
+}
+
+// bootTime is a clock that goes on while the machine sleeps, in nanoseconds.
+func bootTime() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Now().UnixNano()
+	}
+	return ts.Nano()
+}
+
+// good reports whether leases are good now.
+func (l *leases) good() bool { return bootTime() < l.until.Load() }
+
+// now is the clock to keep answers by: to be taken before the question is sent.
+func (l *leases) now() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clock
+}
+
+// touch is when something happened to an inode here, by leases.clock.
+type touch struct {
+	any    uint64 // a change or a recall
+	recall uint64
+}
+
+// touch makes answers that were asked for before be not kept.
+//
+// +checklocks:l.mu
+func (l *leases) touch(ino dfs.Ino, recall bool) {
+	if len(l.touched) >= touchesMax {
+		clear(l.touched)
+		l.floor = l.clock + 1
+	}
+	l.clock++
+	t := l.touched[ino]
+	t.any = l.clock
+	if recall {
+		t.recall = l.clock
+	}
+	l.touched[ino] = t
+}
+
+// fresh reports whether an answer about ino that was asked for at may be kept.
+//
+// +checklocks:l.mu
+func (l *leases) fresh(ino dfs.Ino, at uint64) bool {
+	return l.granted(ino, at) && l.touched[ino].any <= at
+}
+
+// granted reports whether a lease that was asked for at is still there.
+//
+// +checklocks:l.mu
+func (l *leases) granted(ino dfs.Ino, at uint64) bool {
+	return at >= l.floor && l.touched[ino].recall <= at && l.term != 0
+}
+
+// take takes leases over that came with an answer.
+func (l *leases) take(at uint64, granted []*metapb.Lease) {
+	if len(granted) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range granted {
+		l.takeLocked(at, g)
+	}
+	l.evictLocked()
+}
+
+// +checklocks:l.mu
+func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
+	ino := dfs.Ino(g.Ino)
+	if !l.granted(ino, at) {
+		return nil
+	}
+	n := l.nodes[ino]
+	if n == nil {
+		if g.Serial == 0 {
+			return nil
+		}
+		n = l.addLocked(ino)
+	}
+	if g.Serial != 0 {
+		n.serial = max(n.serial, g.Serial)
+		n.exclusive = n.exclusive || g.Exclusive
+	}
+	if g.Attr != nil {
+		attr := rpc.AttrFromProto(g.Attr)
+		n.learn(&attr)
+	}
+	return n
+}
+
+// +checklocks:l.mu
+func (l *leases) addLocked(ino dfs.Ino) *node {
+	n := &node{ino: ino}
+	n.place = l.order.PushBack(n)
+	l.nodes[ino] = n
+	return n
+}
+
+// learn takes attributes over, unless newer ones are known.
+func (n *node) learn(attr *dfs.Attr) {
+	if !n.known || attr.Change >= n.attr.Change {
+		n.attr, n.known = *attr, true
+	}
+}
+
+// attrs takes over attributes of an inode with a lease.
+func (l *leases) attrs(at uint64, attr *dfs.Attr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[attr.Ino]; n != nil && l.fresh(attr.Ino, at) {
+		n.learn(attr)
+	}
+}
+
+// absent takes over that a name leads to nothing, in a folder that is known to be one
+// that has not been removed.
+func (l *leases) absent(at uint64, parent dfs.Ino, name string) {
+	l.mu.Lock()
+	is := false
+	if n := l.nodes[parent]; n != nil {
+		is = n.known && n.attr.Nlink >= 2
+	}
+	l.mu.Unlock()
+	if is {
+		l.name(at, parent, name, 0)
+	}
+}
+
+// name takes over what a name in a folder leads to; 0 is nothing.
+func (l *leases) name(at uint64, parent dfs.Ino, name string, ino dfs.Ino) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[parent]; n != nil && l.fresh(parent, at) {
+		l.setName(n, name, ino)
+		l.evictLocked()
+	}
+}
+
+// +checklocks:l.mu
+func (l *leases) setName(n *node, name string, ino dfs.Ino) {
+	l.dropName(n, name)
+	if ino == 0 && n.whole() {
+		return
+	}
+	if n.names == nil {
+		n.names = map[string]dfs.Ino{}
+	}
+	n.names[name] = ino
+	l.names++
+	if ino != 0 {
+		n.entries++
+	}
+}
+
+// dropName forgets what a name leads to.
+//
+// +checklocks:l.mu
+func (l *leases) dropName(n *node, name string) {
+	if ino, had := n.names[name]; had {
+		delete(n.names, name)
+		l.names--
+		if ino != 0 {
+			n.entries--
+		}
+	}
+}
+
+// dropNames forgets what all names of a folder lead to.
+//
+// +checklocks:l.mu
+func (l *leases) dropNames(n *node) {
+	l.names -= len(n.names)
+	n.names, n.entries = nil, 0
+}
+
+// whole reports whether all names in the folder are known: a folder's size is how many
+// there are.
+func (n *node) whole() bool { return n.known && uint64(n.entries) == n.attr.Size }
+
+// find tells what a name leads to, when that is known.
+func (n *node) find(name string) (ino dfs.Ino, known bool) {
+	ino, known = n.names[name]
+	return ino, known || n.whole()
+}
+
+// useLocked finds an inode with a good lease.
+//
+// +checklocks:l.mu
+func (l *leases) useLocked(ino dfs.Ino) *node {
+	n := l.nodes[ino]
+	if n == nil {
+		return nil
+	}
+	l.order.MoveToBack(n.place)
+	return n
+}
+
+// attr answers from memory.
+func (l *leases) attr(ino dfs.Ino) (dfs.Attr, bool) {
+	if !l.good() {
+		return dfs.Attr{}, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.useLocked(ino)
+	if n == nil || !n.known {
+		return dfs.Attr{}, false
+	}
+	return n.attr, true
+}
+
+// lookup answers from memory what a name leads to: attributes, or ENOENT.
+func (l *leases) lookup(parent dfs.Ino, name string) (attr dfs.Attr, err error, known bool) {
+	if !l.good() {
+		return dfs.Attr{}, nil, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.useLocked(parent)
+	if n == nil || !n.known || !n.attr.IsDir() || len(name) > dfs.NameMax || name == "." || name == ".." {
+		return dfs.Attr{}, nil, false
+	}
+	ino, known := n.find(name)
+	if !known {
+		return dfs.Attr{}, nil, false
+	}
+	if ino == 0 {
+		return dfs.Attr{}, dfs.ENOENT, true
+	}
+	child := l.useLocked(ino)
+	if child == nil || !child.known {
+		return dfs.Attr{}, nil, false
+	}
+	return child.attr, nil, true
+}
+
+// target is where a symlink points, which never changes; empty when it is not known.
+func (l *leases) target(ino dfs.Ino) string {
+	if !l.good() {
+		return ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.useLocked(ino); n != nil && n.known && n.attr.Nlink > 0 {
+		return n.target
+	}
+	return ""
+}
+
+func (l *leases) setTarget(ino dfs.Ino, target string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[ino]; n != nil {
+		n.target = target
+	}
+}
+
+// free reports whether it is known that a name leads to nothing.
+func (l *leases) free(parent dfs.Ino, name string) bool {
+	if !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[parent]
+	if n == nil {
+		return false
+	}
+	ino, known := n.find(name)
+	return known && ino == 0
+}
+
+// holds reports whether the client has a good lease on the inode.
+func (l *leases) holds(ino dfs.Ino) bool {
+	if !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nodes[ino] != nil
+}
+
+// changeable reports whether an inode can be changed in memory now.
+func (l *leases) changeable(ino dfs.Ino) bool {
+	if !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[ino]
+	return n != nil && n.changeable() && n.commits == 0
+}
+
+// changeable reports whether changes may be made in memory.
+func (n *node) changeable() bool { return n.exclusive && !n.recalled && n.known && n.busy == 0 }
+
+// errNoLeases says that the masters grant no leases: changes are made by them.
+var errNoLeases = errors.New("the masters grant no leases")
+
+// hold lets the caller change the bytes of an inode in memory until unpin: nobody else
+// has a lease on it meanwhile. It asks for the lease and waits for it when it is not
+// there. While a lease is being given back, writes go on for a moment longer than other
+// changes: what the kernel had on its way comes in.
+func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
+	for {
+		l.mu.Lock()
+		n := l.nodes[ino]
+		here := n != nil && n.exclusive && !n.closing && l.good()
+		if here && n.busy > 0 {
+			// The masters are making a change of ours; they ask nobody for it.
+			err := l.waitLocked(ctx)
+			l.mu.Unlock()
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if here {
+			n.pins++
+			l.mu.Unlock()
+			return nil
+		}
+		l.mu.Unlock()
+		if l.none.Load() {
+			return errNoLeases
+		}
+		if pinned, err := l.acquire(ctx, ino); pinned || err != nil {
+			return err
+		}
+		if err := l.pauseFor(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// acquire asks for the exclusive lease, and pins it at once when it comes.
+func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err error) {
+	if err := l.fs.lane.settle(ctx); err != nil {
+		return false, err
+	}
+	at := l.now()
+	var reply *metapb.GetAttrReply
+	err = l.fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+		reply, err = m.Acquire(ctx, &metapb.AcquireRequest{Session: l.session(), Ino: uint64(ino)})
+		return err
+	})
+	if err == nil {
+		err = rpc.Errno(reply.Errno)
+	}
+	if err != nil {
+		return false, err
+	}
+	attr := rpc.AttrFromProto(reply.Attr)
+	l.fs.seen(attr)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range reply.Leases {
+		if n := l.takeLocked(at, g); n != nil {
+			n.learn(&attr)
+			if l.good() && n.exclusive && !n.closing && n.busy == 0 {
+				n.pins++
+				pinned = true
+			}
+		}
+	}
+	return pinned, nil
+}
+
+// pauseFor lets others get on.
+func (l *leases) pauseFor(ctx context.Context) error {
+	t := time.NewTimer(time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l *leases) session() uint64 {
+	if s := l.fs.session.Load(); s != nil {
+		return uint64(s.id)
+	}
+	return 0
+}
+
+func (l *leases) unpin(inos ...dfs.Ino) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ino := range inos {
+		if n := l.nodes[ino]; n != nil {
+			n.pins--
+		}
+	}
+	l.wakeLocked()
+}
+
+// +checklocks:l.mu
+func (l *leases) wakeLocked() {
+	if l.waiting != nil {
+		close(l.waiting)
+		l.waiting = nil
+	}
+}
+
+// asking is a change by the masters under way.
+type asking struct {
+	at   uint64
+	inos []dfs.Ino
+}
+
+// begin is called before the masters are asked to change inodes: what is asked for from
+// here on until end, by anybody, is not kept, and nothing is changed in memory.
+func (l *leases) begin(inos ...dfs.Ino) asking {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(inos) == 2 && inos[0] == inos[1] {
+		inos = inos[:1]
+	}
+	for _, ino := range inos {
+		l.touch(ino, false)
+		if n := l.nodes[ino]; n != nil {
+			n.busy++
+		}
+	}
+	return asking{l.clock, inos}
+}
+
+// end takes over what the masters answered. alone says that nothing else happened to
+// the inodes meanwhile: what their names lead to is known.
+func (l *leases) end(a asking, granted []*metapb.Lease) (alone bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	alone = true
+	for _, ino := range a.inos {
+		alone = alone && l.fresh(ino, a.at)
+		if n := l.nodes[ino]; n != nil {
+			n.busy = max(0, n.busy-1)
+			n.known = n.known && n.pending > 0
+		}
+		l.touch(ino, false)
+	}
+	for _, g := range granted {
+		l.takeLocked(a.at, g)
+	}
+	l.wakeLocked()
+	return alone
+}
+
+// named takes over what a name leads to after a change that was alone; 0 is nothing.
+func (l *leases) named(parent dfs.Ino, name string, ino dfs.Ino, alone bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[parent]
+	switch {
+	case n == nil:
+	case alone:
+		l.setName(n, name, ino)
+	default:
+		l.dropName(n, name)
+	}
+}
+
+// committed takes over attributes after a commit.
+func (l *leases) committed(attr *dfs.Attr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[attr.Ino]; n != nil && n.known {
+		n.learn(attr)
+	}
+}
+
+// forget drops what is known of an inode, but not its lease.
+func (l *leases) forget(ino dfs.Ino) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.touch(ino, false)
+	if n := l.nodes[ino]; n != nil && n.pending == 0 {
+		n.known = false
+	}
+}
+
+// evictLocked has the least recently used leases given back when there are too many.
+//
+// +checklocks:l.mu
+func (l *leases) evictLocked() {
+	if len(l.nodes) > nodesMax || l.names > namesMax || len(l.returns) > returnsMax {
+		select {
+		case l.evicting <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// idle reports whether the lease can be given back.
+func (n *node) idle() bool {
+	return n.pins == 0 && n.pending == 0 && n.busy == 0 && !n.recalled && n.serial != 0
+}
+
+// evictLoop gives back the least recently used leases, and those of what is gone.
+func (fs *FS) evictLoop() {
+	l := fs.leases
+	for {
+		select {
+		case <-l.evicting:
+		case <-time.After(evictEvery):
+		case <-fs.ctx.Done():
+			return
+		}
+		l.mu.Lock()
+		var old []dfs.Ino
+		excess := max(len(l.nodes)-nodesMax+nodesMax/evictShare, 0)
+		if len(l.nodes) <= nodesMax && l.names <= namesMax {
+			excess = 0
+		}
+		names := l.names
+		for e := l.order.Front(); e != nil && (len(old) < excess || names > namesMax); e = e.Next() {
+			n := e.Value.(*node)
+			if n.idle() {
+				old = append(old, n.ino)
+				names -= len(n.names)
+			}
+		}
+		l.mu.Unlock()
+		fs.mu.RLock()
+		old = slices.DeleteFunc(old, func(ino dfs.Ino) bool { return fs.inodes[ino] != nil })
+		fs.mu.RUnlock()
+		l.mu.Lock()
+		for _, ino := range old {
+			if n := l.nodes[ino]; n != nil && n.idle() {
+				l.returnLocked(n)
+			}
+		}
+		back := l.returns
+		l.returns = nil
+		l.mu.Unlock()
+		if len(old) > 0 {
+			fs.invalidate(old...)
+			fs.invalidatePages(old...)
+		}
+		for len(back) > 0 {
+			n := min(len(back), returnsMax)
+			fs.giveBackNow(back[:n]...)
+			back = back[n:]
+		}
+	}
+}
+
+const evictEvery = time.Second
+
+// returnGone gives leases on what has no name up, but for open files.
+func (l *leases) returnGone() {
+	l.mu.Lock()
+	gone := l.gone
+	l.gone = nil
+	l.mu.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	l.fs.mu.RLock()
+	gone = slices.DeleteFunc(gone, func(ino dfs.Ino) bool { in := l.fs.inodes[ino]; return in != nil && in.opens > 0 })
+	l.fs.mu.RUnlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ino := range gone {
+		if n := l.nodes[ino]; n != nil && n.idle() {
+			l.returnLocked(n)
+		}
+	}
+}
+
+// returnLocked gives up a lease; evictLoop tells it.
+//
+// +checklocks:l.mu
+func (l *leases) returnLocked(n *node) {
+	l.returns = append(l.returns, &metapb.Returned{Ino: uint64(n.ino), Serial: n.serial})
+	l.removeLocked(n)
+	l.touch(n.ino, true)
+}
+
+// +checklocks:l.mu
+func (l *leases) removeLocked(n *node) {
+	l.names -= len(n.names)
+	l.order.Remove(n.place)
+	delete(l.nodes, n.ino)
+}
+
+// of reports whether the client has come to the leader of that term.
+func (l *leases) of(term uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.term == term && term != 0
+}
+
+// written lists the inodes with exclusive leases that have bytes which are not
+// committed: those leases are to be kept.
+func (l *leases) written() []uint64 {
+	var inos []uint64
+	for _, in := range l.fs.snapshot() {
+		in.mu.Lock()
+		dirty := in.end > 0
+		in.mu.Unlock()
+		if !dirty {
+			continue
+		}
+		l.mu.Lock()
+		if n := l.nodes[in.ino]; n != nil && n.exclusive {
+			inos = append(inos, uint64(in.ino))
+		}
+		l.mu.Unlock()
+	}
+	return inos
+}
+
+// pinned reports whether something is being changed in memory.
+//
+// +checklocks:l.mu
+func (l *leases) pinned() bool {
+	for _, n := range l.nodes {
+		if n.pins > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	detachWait = time.Second // for writes that wait for memory
+	detachPoll = time.Millisecond
+)
+
+// detach stops all answers from memory: there is a new leader, or a new session.
+func (l *leases) detach() {
+	l.until.Store(0)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for end := time.Now().Add(detachWait); l.pinned() && time.Now().Before(end); {
+		l.mu.Unlock()
+		l.fs.sleep(detachPoll)
+		l.mu.Lock()
+	}
+	l.term = 0
+	l.floor = l.clock + 1
+	l.clock++
+	clear(l.touched)
+}
+
+// reset drops all leases: those of another term or session are nothing.
+func (l *leases) reset() {
+	l.mu.Lock()
+	old := l.nodes
+	l.nodes, l.names, l.returns = map[dfs.Ino]*node{}, 0, nil
+	l.order.Init()
+	l.wakeLocked()
+	l.mu.Unlock()
+	for _, in := range l.fs.snapshot() {
+		in.doubt()
+	}
+	inos := slices.Collect(maps.Keys(old))
+	l.fs.invalidate(inos...)
+	l.fs.invalidatePages(inos...)
+}
+
+// attach takes up leases under a leader.
+func (l *leases) attach(term uint64, until int64, kept []*metapb.Lease) {
+	l.mu.Lock()
+	l.term = term
+	at := l.clock
+	for _, g := range kept {
+		l.takeLocked(at, g)
+	}
+	l.mu.Unlock()
+	l.until.Store(until)
+}
+
+// recallLoop hears what others wait for.
+func (fs *FS) recallLoop() {
+	for fs.ctx.Err() == nil {
+		s := fs.session.Load()
+		ctx, cancel := context.WithCancel(fs.ctx)
+		stop := context.AfterFunc(s.over, cancel)
+		err := fs.masters.CallStream(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+			stream, err := metapb.NewMetaClient(conn).Recalls(ctx, &metapb.RecallsRequest{Session: uint64(s.id)})
+			if err != nil {
+				return err
+			}
+			for {
+				r, err := stream.Recv()
+				if err != nil {
+					fs.beatNow() // perhaps another one leads: it waits for us
+					return err
+				}
+				for _, lease := range r.Leases {
+					fs.wg.Go(func() { fs.giveBack(lease) })
+				}
+			}
+		})
+		stop()
+		cancel()
+		if err != nil && fs.ctx.Err() == nil {
+			fs.cfg.Logger.Debug("stream of recalls ended", "err", err)
+			fs.sleep(recallPause)
+		}
+	}
+}
+
+const recallPause = 20 * time.Millisecond // between streams of recalls
+
+// giveBack answers a recall: what was changed in memory is told first, then nothing is
+// answered from memory any more, then the lease goes.
+func (fs *FS) giveBack(lease *metapb.Lease) {
+	l, ino, share := fs.leases, dfs.Ino(lease.Ino), lease.Exclusive
+	back := &metapb.Returned{Ino: lease.Ino, Serial: lease.Serial, Shared: share}
+	l.mu.Lock()
+	n := l.nodes[ino]
+	if n == nil {
+		l.touch(ino, true)
+		l.mu.Unlock()
+		back.Shared = false
+		fs.giveBackNow(back)
+		return
+	}
+	n.recalled = true
+	l.touch(ino, true)
+	l.mu.Unlock()
+	fs.invalidate(ino)
+	l.mu.Lock()
+	n.closing = true
+	for n.pins > 0 && l.nodes[ino] == n && l.waitLocked(fs.ctx) == nil {
+	}
+	flush := n.pending > 0
+	l.mu.Unlock()
+	if flush {
+		if err := fs.lane.flush(fs.ctx); err != nil {
+			return // the session is over
+		}
+	}
+	if in := fs.find(ino); in != nil {
+		err := in.flush(fs.ctx)
+		in.release()
+		if err != nil && fs.ctx.Err() == nil {
+			fs.cfg.Logger.Warn("others wait for bytes that cannot be written", "inode", uint64(ino), "err", err)
+		}
+	}
+	l.mu.Lock()
+	if l.nodes[ino] == n {
+		l.touch(ino, true)
+		n.recalled, n.closing = false, false
+		if share {
+			n.exclusive = false
+		} else {
+			l.removeLocked(n)
+		}
+	} else {
+		back.Shared = false
+	}
+	l.mu.Unlock()
+	if !back.Shared {
+		if in := fs.find(ino); in != nil {
+			in.doubt()
+			in.release()
+		}
+		fs.invalidatePages(ino)
+	}
+	fs.giveBackNow(back)
+}
+
+// waitLocked waits until something about a node has changed, and lets go of l.mu
+// meanwhile.
+//
+// +checklocks:l.mu
+func (l *leases) waitLocked(ctx context.Context) error {
+	if l.waiting == nil {
+		l.waiting = make(chan struct{})
+	}
+	waiting := l.waiting
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	select {
+	case <-waiting:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// giveBackNow tells the leader that leases are given back, and which of the inodes are
+// open here: under a lease, files are opened without telling.
+func (fs *FS) giveBackNow(back ...*metapb.Returned) {
+	fs.mu.Lock()
+	for _, b := range back {
+		if in := fs.inodes[dfs.Ino(b.Ino)]; in != nil && in.opens > 0 {
+			b.Open, in.registered = true, true
+		}
+	}
+	fs.mu.Unlock()
+	req := &metapb.ReturnRequest{Session: fs.leases.session(), Leases: back}
+	ctx, cancel := context.WithTimeout(fs.ctx, opTimeoutDefault)
+	defer cancel()
+	err := fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := metapb.NewMetaClient(conn).Return(ctx, req)
+		return err
+	})
+	if err != nil && fs.ctx.Err() == nil {
+		fs.cfg.Logger.Warn("cannot give a lease back", "err", err)
+	}
+}
+
+const returnsMax = 8 << 10 // in one request
+
+// Invalidator is told when what the kernel may have cached is not good any more.
+type Invalidator interface {
+	// Invalidate drops what the kernel knows of inodes: attributes and, of folders, names.
+	// It waits for nothing.
+	Invalidate(inos []dfs.Ino)
+	// InvalidatePages drops the pages of files soon.
+	InvalidatePages(inos []dfs.Ino)
+}
+
+// SetInvalidator says who is to be told. Until it is set, CacheFor answers nothing.
+func (fs *FS) SetInvalidator(i Invalidator) { fs.invalidator.Store(&i) }
+
+func (fs *FS) invalidate(inos ...dfs.Ino) {
+	if i := fs.invalidator.Load(); i != nil {
+		(*i).Invalidate(inos)
+	}
+}
+
+func (fs *FS) invalidatePages(inos ...dfs.Ino) {
+	if i := fs.invalidator.Load(); i != nil {
+		(*i).InvalidatePages(inos)
+	}
+}
+
+// CacheFor is how long what is told of an inode stays true without asking again, unless
+// the Invalidator hears otherwise.
+func (fs *FS) CacheFor(ino dfs.Ino) time.Duration {
+	l := fs.leases
+	if fs.invalidator.Load() == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[ino]
+	if n == nil || n.recalled {
+		return 0
+	}
+	return time.Duration(max(0, l.until.Load()-bootTime()))
+}
+
+// KeepPages reports, when a file is opened, whether bytes of it that the kernel has
+// cached are good: they are, if all of them were read since the first time that it was
+// opened under the lease which is there now.
+func (fs *FS) KeepPages(ino dfs.Ino) bool {
+	l := fs.leases
+	if fs.invalidator.Load() == nil || !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[ino]
+	if n == nil || n.recalled {
+		return false
+	}
+	keep := n.opened
+	n.opened = true
+	return keep
+}
