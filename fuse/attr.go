@@ -1,6 +1,8 @@
 package fuse
 
 import (
+	"time"
+
 	"dfs"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -11,8 +13,7 @@ import (
 // a round trip between the kernel and us.
 const blockBytes = 64 << 10
 
-// fillAttr writes what stat(2) will tell. The timeout stays zero: the kernel
-// asks again each time it needs to know.
+// fillAttr writes what stat(2) will tell.
 func fillAttr(out *gofuse.Attr, a *dfs.Attr) {
 	*out = gofuse.Attr{
 		Ino:       uint64(a.Ino),
@@ -33,8 +34,13 @@ func fillAttr(out *gofuse.Attr, a *dfs.Attr) {
 }
 
 // fillEntry answers a lookup, or an operation that made an inode.
-func (fs *fileSystem) fillEntry(out *gofuse.EntryOut, a *dfs.Attr) {
+func (fs *fileSystem) fillEntry(out *gofuse.EntryOut, parent dfs.Ino, a *dfs.Attr) {
 	out.NodeId = fs.node(a.Ino)
 	out.Generation = 0 // inode numbers are never reused
 	fillAttr(&out.Attr, a)
+	out.SetAttrTimeout(fs.client.CacheFor(a.Ino))
+	if fs.kernel.names.Load() {
+		out.SetEntryTimeout(fs.client.CacheFor(parent))
+	}
+	fs.kernel.entry.Store(time.Now().UnixNano())
 }

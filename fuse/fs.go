@@ -35,7 +35,8 @@ type fileSystem struct {
 	files      map[uint64]*fileHandle // +checklocks:mu
 	dirs       map[uint64]*dirHandle  // +checklocks:mu
 
-	known lastKnown
+	known  lastKnown
+	kernel kernelCache
 
 	complainMu sync.Mutex
 	complained map[string]time.Time // +checklocks:complainMu; by operation
@@ -52,6 +53,7 @@ func newFileSystem(ctx context.Context, cfg Config, root dfs.Attr) *fileSystem {
 		dirs:          map[uint64]*dirHandle{},
 		complained:    map[string]time.Time{},
 		known:         lastKnown{root: root},
+		kernel:        kernelCache{moves: map[dfs.Ino]int{}},
 	}
 	// The mount outlives the call that made it; close ends it.
 	fs.base, fs.stop = context.WithCancel(context.WithoutCancel(ctx))

@@ -10,6 +10,6 @@ func (fs *fileSystem) Link(cancel <-chan struct{}, input *gofuse.LinkIn, name st
 	if err != nil {
 		return r.status(err)
 	}
-	fs.fillEntry(out, &attr)
+	fs.fillEntry(out, fs.ino(input.NodeId), &attr)
 	return gofuse.OK
 }

@@ -1,16 +1,28 @@
 package fuse
 
-import gofuse "github.com/hanwen/go-fuse/v2/fuse"
+import (
+	"errors"
+
+	"dfs"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+)
 
 // Lookup finds a name in a folder.
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, header *gofuse.InHeader, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	r := fs.begin(opLookup, cancel, header)
 	defer r.end(&status)
 	attr, err := fs.client.Lookup(r, cred(header), fs.ino(header.NodeId), name)
+	if errors.Is(err, dfs.ENOENT) && fs.kernel.names.Load() {
+		if t := fs.client.CacheFor(fs.ino(header.NodeId)); t > 0 {
+			out.SetEntryTimeout(t) // of node 0, which is that there is none
+			return gofuse.OK
+		}
+	}
 	if err != nil {
 		return r.status(err)
 	}
-	fs.fillEntry(out, &attr)
+	fs.fillEntry(out, fs.ino(header.NodeId), &attr)
 	return gofuse.OK
 }
 

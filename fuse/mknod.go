@@ -10,6 +10,6 @@ func (fs *fileSystem) Mknod(cancel <-chan struct{}, input *gofuse.MknodIn, name 
 	if err != nil {
 		return r.status(err)
 	}
-	fs.fillEntry(out, &attr)
+	fs.fillEntry(out, fs.ino(input.NodeId), &attr)
 	return gofuse.OK
 }

@@ -84,21 +84,28 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
 	}
 	fs := newFileSystem(ctx, cfg, attr)
+	attaching.Lock()
+	before := devices()
 	srv, err := attach(fs, mountpoint, cfg)
 	if err != nil {
+		attaching.Unlock()
 		fs.close()
 		return nil, err
 	}
+	fs.attached(srv, newDevice(before))
+	attaching.Unlock()
 	s := &Server{fs: fs, fuse: srv, mountpoint: mountpoint, done: make(chan struct{})}
 	go func() { // owned by the mount: it ends with it, and Wait waits for it
 		defer close(s.done)
 		srv.Serve()
+		fs.detached()
 		fs.close()
 	}()
 	if err := srv.WaitMount(); err != nil {
 		_ = s.Detach()
 		return nil, fmt.Errorf("mount on %s: the first request failed: %w", mountpoint, err)
 	}
+	fs.speaks(srv.KernelSettings())
 	if err := setReadAhead(mountpoint); err != nil {
 		// Not permitted to ordinary users and in containers; only speed is at stake.
 		cfg.Logger.Debug("read-ahead stays at the kernel's default", "mountpoint", mountpoint, "err", err)

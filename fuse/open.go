@@ -33,16 +33,19 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, nam
 	if err != nil {
 		return r.status(err)
 	}
-	fs.fillEntry(&out.EntryOut, &attr)
+	fs.fillEntry(&out.EntryOut, fs.ino(input.NodeId), &attr)
 	fs.fillOpen(&out.OpenOut, f, input.Flags, input.Uid)
 	return gofuse.OK
 }
 
-// fillOpen registers the handle and says how the kernel is to use it. The
-// kernel drops the file's pages at each open (no FOPEN_KEEP_CACHE): another
+// fillOpen registers the handle and says how the kernel is to use it. The kernel
+// drops the file's pages at each open but where a lease has kept them good: another
 // mount may have changed the bytes and put the times back.
 func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags, uid uint32) {
 	out.Fh = fs.addFile(f, uid)
+	if fs.client.KeepPages(f.Ino()) {
+		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
+	}
 	if flags&unix.O_DIRECT != 0 {
 		// Past the page cache, and writers of one file need not wait for each other.
 		out.OpenFlags |= gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES

@@ -38,8 +38,8 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, input *gofuse.ReadIn, 
 		if entry == nil {
 			return false
 		}
-		if attr != nil { // "." and ".." stay without: the kernel skips their node 0
-			fs.fillEntry(entry, attr)
+		if attr != nil && attr.Ino != 0 { // "." and ".." stay without: the kernel skips their node 0
+			fs.fillEntry(entry, fs.ino(input.NodeId), attr)
 		}
 		return true
 	})

@@ -20,6 +20,7 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, input *gofuse.SetAttrIn, o
 		return r.status(err)
 	}
 	fillAttr(&out.Attr, &attr)
+	out.SetTimeout(fs.client.CacheFor(attr.Ino))
 	return gofuse.OK
 }
 

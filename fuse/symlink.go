@@ -10,6 +10,6 @@ func (fs *fileSystem) Symlink(cancel <-chan struct{}, header *gofuse.InHeader, t
 	if err != nil {
 		return r.status(err)
 	}
-	fs.fillEntry(out, &attr)
+	fs.fillEntry(out, fs.ino(header.NodeId), &attr)
 	return gofuse.OK
 }

@@ -23,6 +23,8 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 			return 0, r.status(err)
 		}
 	}
+	fs.kernel.move(h.Ino(), 1)
+	defer fs.kernel.move(h.Ino(), -1)
 	n, err := h.Write(r, data, int64(input.Offset))
 	if n > 0 {
 		return uint32(n), gofuse.OK // a short write: the program hears of the error at the next one

@@ -1,0 +1,222 @@
+package fuse
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dfs"
+	"dfs/client"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// kernelCache is what has to be known to make the kernel forget. It caches attributes,
+// names and pages for as long as the client's leases are good, and is told before a
+// lease is given back.
+//
+// Attributes are invalidated by inode, and the kernel discards answers about them that
+// were on their way. Pages are found to be old by attributes: a read looks whether mtime
+// or size have changed, once the attributes are not known any more. What programs have
+// mapped they do not read by system calls; so pages are invalidated too, as soon as can be.
+// Names are not invalidated one by one, since the kernel would take the lock of the
+// folder for it, which a request that waits for a master may hold, which may wait for
+// us. Instead all names that the mount knows are made doubtful at once (FUSE's epoch,
+// Linux 6.16): the kernel looks each up again when it is used, which we answer from
+// memory. Where that is missing, the kernel does not cache names.
+type kernelCache struct {
+	names atomic.Bool  // the kernel can be made to doubt all names
+	entry atomic.Int64 // when an entry was answered last, Unix nanoseconds
+
+	movesMu sync.Mutex
+	moves   map[dfs.Ino]int // +checklocks:movesMu — READs and WRITEs under way
+
+	server *gofuse.Server
+	mu     sync.Mutex
+	device *os.File // +checklocks:mu — of the connection; nil: none
+}
+
+var _ client.Invalidator = (*fileSystem)(nil)
+
+// entryGrace is how long an answer may be on its way into the kernel. An inode that it
+// does not know yet has no version: an answer that makes it known must not come after
+// the invalidation.
+const entryGrace = 2 * time.Millisecond
+
+// Invalidate implements client.Invalidator.
+func (fs *fileSystem) Invalidate(inos []dfs.Ino) {
+	srv := fs.kernel.server
+	if srv == nil || len(inos) == 0 {
+		return
+	}
+	fs.doubtNames()
+	const attributes = -1
+	var unknown []uint64
+	for _, ino := range inos {
+		if node := fs.node(ino); srv.InodeNotify(node, attributes, 0) == gofuse.ENOENT {
+			unknown = append(unknown, node)
+		}
+	}
+	if len(unknown) > 0 && time.Since(time.Unix(0, fs.kernel.entry.Load())) < entryGrace {
+		time.Sleep(entryGrace)
+		for _, node := range unknown {
+			srv.InodeNotify(node, attributes, 0)
+		}
+	}
+}
+
+// InvalidatePages implements client.Invalidator. The kernel waits for the locks of the
+// pages, which reads and writes on their way to us have. Nobody else may wait for it
+// therefore; and not even we while there are any: the kernel does not let go of a
+// process that waits there, not by kill -9 either, and so it would not find out that
+// nobody will answer those requests.
+func (fs *fileSystem) InvalidatePages(inos []dfs.Ino) {
+	srv := fs.kernel.server
+	if srv == nil || fs.base.Err() != nil || len(inos) == 0 {
+		return
+	}
+	fs.watchers.Go(func() {
+		for {
+			var busy []dfs.Ino
+			for _, ino := range inos {
+				if fs.kernel.moving(ino) {
+					busy = append(busy, ino)
+				} else {
+					srv.InodeNotify(fs.node(ino), 0, 0)
+				}
+			}
+			if inos = busy; len(inos) == 0 {
+				return
+			}
+			select {
+			case <-time.After(pagesPoll):
+			case <-fs.base.Done():
+				return
+			}
+		}
+	})
+}
+
+const pagesPoll = 5 * time.Millisecond
+
+// move counts a READ or WRITE of an inode that the kernel waits for.
+func (k *kernelCache) move(ino dfs.Ino, by int) {
+	k.movesMu.Lock()
+	defer k.movesMu.Unlock()
+	if k.moves[ino] += by; k.moves[ino] == 0 {
+		delete(k.moves, ino)
+	}
+}
+
+// moving reports whether there are any.
+func (k *kernelCache) moving(ino dfs.Ino) bool {
+	k.movesMu.Lock()
+	defer k.movesMu.Unlock()
+	return k.moves[ino] > 0
+}
+
+// Numbers of the kernel's protocol that go-fuse has no call for.
+const (
+	notifyIncEpoch  = 8
+	epochMinor      = 44 // of protocol 7
+	notifyHeaderLen = 16
+)
+
+// doubtNames makes the kernel look all names up again.
+func (fs *fileSystem) doubtNames() {
+	k := &fs.kernel
+	if !k.names.Load() {
+		return
+	}
+	var msg [notifyHeaderLen]byte // struct fuse_out_header: length, code, unique 0
+	binary.NativeEndian.PutUint32(msg[:], notifyHeaderLen)
+	binary.NativeEndian.PutUint32(msg[4:], notifyIncEpoch)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.device == nil {
+		return
+	}
+	if _, err := k.device.Write(msg[:]); err != nil && !errors.Is(err, unix.ENODEV) {
+		k.names.Store(false)
+		fs.logger.Warn("the kernel does not take an invalidation of names: it caches none from now on", "err", err)
+	}
+}
+
+// attached takes up a connection: device is a copy of its descriptor, nil when it was
+// not found.
+func (fs *fileSystem) attached(srv *gofuse.Server, device *os.File) {
+	k := &fs.kernel
+	k.server = srv
+	k.mu.Lock()
+	k.device = device
+	k.mu.Unlock()
+	fs.client.SetInvalidator(fs)
+}
+
+// speaks is called once the kernel has said which protocol it speaks.
+func (fs *fileSystem) speaks(in *gofuse.InitIn) {
+	fs.kernel.mu.Lock()
+	defer fs.kernel.mu.Unlock()
+	fs.kernel.names.Store(fs.kernel.device != nil && in.SupportsVersion(7, epochMinor))
+}
+
+// detached gives the descriptor back.
+func (fs *fileSystem) detached() {
+	fs.kernel.names.Store(false)
+	fs.kernel.mu.Lock()
+	defer fs.kernel.mu.Unlock()
+	if fs.kernel.device != nil {
+		_ = fs.kernel.device.Close()
+		fs.kernel.device = nil
+	}
+}
+
+// attaching is held while a connection is made, so that its descriptor can be told from
+// those of other mounts of this process.
+var attaching sync.Mutex
+
+// devices lists this process's descriptors of FUSE connections.
+func devices() map[int]bool {
+	out := map[int]bool{}
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return out
+	}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if fd, aerr := strconv.Atoi(e.Name()); err == nil && aerr == nil && to == "/dev/fuse" {
+			out[fd] = true
+		}
+	}
+	return out
+}
+
+// newDevice copies the descriptor of the connection that was made since before was
+// taken; nil when there is not exactly one.
+func newDevice(before map[int]bool) *os.File {
+	found := -1
+	for fd := range devices() {
+		if before[fd] {
+			continue
+		}
+		if found >= 0 {
+			return nil
+		}
+		found = fd
+	}
+	if found < 0 {
+		return nil
+	}
+	fd, err := unix.FcntlInt(uintptr(found), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "/dev/fuse")
+}
