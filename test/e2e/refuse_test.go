@@ -142,7 +142,7 @@ func TestDamagedBytesNeverReachAProgram(t *testing.T) {
 	m := c.mount(t)
 	want := random(4<<20, 5)
 	path := filepath.Join(m.dir, "f")
-	must(t, os.WriteFile(path, want, 0o644))
+	must(t, writeSynced(path, want))
 	damage := func(server string) {
 		n := 0
 		must(t, filepath.WalkDir(c.data(server), func(path string, d fs.DirEntry, err error) error {
