@@ -16,11 +16,6 @@ import (
 	"dfs/client"
 )
 
-// bytesUnderLeases says that an open file sees what another client has flushed
-// without asking for its attributes first, and that O_APPEND finds the end where it is
-// now. Without leases on bytes only GetAttr and Open look, as the kernel makes them.
-const bytesUnderLeases = false
-
 // Flags of open(2), with Linux's numbers.
 const (
 	oRead   = 0
@@ -79,8 +74,8 @@ func (u user) missing(dir dfs.Ino, names ...string) {
 	}
 }
 
-// find is the inode that a name leads to. Who did not make it has to look before it
-// uses the number, as a kernel does: a lease on the folder is what tells it.
+// find is the inode that a name leads to: how one who did not make it comes to its
+// number, as a kernel does.
 func (u user) find(dir dfs.Ino, name string) dfs.Ino {
 	u.t.Helper()
 	return u.lookup(dir, name).Ino
@@ -186,18 +181,10 @@ func (u user) peek(f *client.File) []byte {
 	}
 }
 
-// get reads the whole file, as a program does that has stat'ed it or has just
-// opened it.
+// get reads the whole file.
 func (u user) get(f *client.File) []byte {
 	u.t.Helper()
-	if bytesUnderLeases {
-		return u.peek(f)
-	}
-	attr, err := f.Attr(u.t.Context())
-	u.ok("attr", err)
-	p := u.peek(f)
-	is(u, "number of bytes read", uint64(len(p)), attr.Size)
-	return p
+	return u.peek(f)
 }
 
 // holds wants an open file to hold these bytes.
@@ -817,9 +804,6 @@ var byteCases = []coherenceCase{
 		}
 	}},
 	{"bytes-of-an-open-file-without-asking", func(a, b user, dir dfs.Ino) {
-		if !bytesUnderLeases {
-			b.t.Skip("without leases on bytes nobody tells the reader")
-		}
 		f := a.file(dir, "x")
 		g := b.open(b.find(dir, "x"), oRead)
 		for i := range 6 {
@@ -901,10 +885,6 @@ var byteCases = []coherenceCase{
 		var want []byte
 		for i := range 12 {
 			u, x := users[i%2], files[i%2]
-			if !bytesUnderLeases {
-				_, err := x.Attr(u.t.Context()) // as the kernel does for O_APPEND
-				u.ok("attr", err)
-			}
 			line := fmt.Appendf(nil, "line %d of %s\n", i, u.name)
 			want = append(want, line...)
 			u.put(x, line, 0)
@@ -914,9 +894,6 @@ var byteCases = []coherenceCase{
 		b.contents(f.Ino(), want)
 	}},
 	{"two-append-at-once", func(a, b user, dir dfs.Ino) {
-		if !bytesUnderLeases {
-			b.t.Skip("without leases on bytes each looks for the end alone")
-		}
 		f := a.file(dir, "x")
 		var wg sync.WaitGroup
 		want := map[string]int{}
@@ -1001,6 +978,15 @@ var openCases = []coherenceCase{
 		a.put(f, []byte("late"), 0)
 		time.Sleep(300 * time.Millisecond) // for those who free inodes that nobody has open
 		a.holds(f, []byte("late"))
+	}},
+	{"inode-of-which-only-the-number-is-known", func(a, b user, dir dfs.Ino) {
+		// As of a file handle: nobody has looked up the name.
+		f := a.file(dir, "x")
+		a.put(f, []byte("one"), 0)
+		b.contents(f.Ino(), []byte("one"))
+		sub := a.mkdir(dir, "sub")
+		b.create(sub, "y")
+		a.lists(sub, "y")
 	}},
 	{"link-to-an-open-file", func(a, b user, dir dfs.Ino) {
 		f := a.file(dir, "x")

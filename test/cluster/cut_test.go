@@ -248,11 +248,6 @@ func TestClientThatIsCutOffAnswersNothingOld(t *testing.T) {
 			b.put(g, []byte("new"), 0)
 			p := make([]byte, 3)
 			answered, _ = a.briefly(func(ctx context.Context) error {
-				if !bytesUnderLeases {
-					if _, err := f.Attr(ctx); err != nil {
-						return err
-					}
-				}
 				_, err := f.Read(ctx, p, 0)
 				return err
 			})

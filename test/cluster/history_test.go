@@ -405,11 +405,6 @@ func (p *program) register() {
 			return err
 		}
 	default:
-		// What a program wrote is visible to another on the same client before it is
-		// to other clients, unless under leases: each has files of its own.
-		if !bytesUnderLeases {
-			n = n/2*2 + p.id%2
-		}
 		at := places[p.rng.IntN(len(places))]
 		c.key = fmt.Sprintf("f%d at %d", n, at)
 		fn = func(ctx context.Context) (err error) {
@@ -493,10 +488,6 @@ func (p *program) bytes(ctx context.Context, n int, at int64, c regCall) (uint64
 			return 0, err
 		}
 		defer f.Release()
-	} else if !bytesUnderLeases {
-		if _, err := f.Attr(ctx); err != nil {
-			return 0, err
-		}
 	}
 	var b [8]byte
 	if c.write {

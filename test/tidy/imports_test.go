@@ -54,6 +54,7 @@ var importers = map[string]string{
 	"golang.org/x/sync":                 "rpc meta/server chunk/server chunk client client/append",
 	"golang.org/x/sys":                  "internal/disk meta/replica client fuse cmd/*",
 	"pgregory.net/rapid":                "", // tests only
+	"github.com/anishathalye/porcupine": "", // tests only
 	"github.com/rogpeppe/go-internal":   "",
 	"github.com/cockroachdb/datadriven": "",
 }
