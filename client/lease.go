@@ -69,7 +69,6 @@ type node struct {
 	busy      int                // changes by the masters under way
 	target    string             // of a symlink; empty: not known
 	opened    bool               // a file was opened under this lease
-	closing   bool               // recalled, and no writes any more either
 	recalled  bool               // no more changes in memory
 	place     *list.Element
 }
@@ -382,13 +381,12 @@ var errNoLeases = errors.New("the masters grant no leases")
 
 // hold lets the caller change the bytes of an inode in memory until unpin: nobody else
 // has a lease on it meanwhile. It asks for the lease and waits for it when it is not
-// there. While a lease is being given back, writes go on for a moment longer than other
-// changes: what the kernel had on its way comes in.
+// there.
 func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
 	for {
 		l.mu.Lock()
 		n := l.nodes[ino]
-		here := n != nil && n.exclusive && !n.closing && l.good()
+		here := n != nil && n.exclusive && !n.recalled && l.good()
 		if here && n.busy > 0 {
 			// The masters are making a change of ours; they ask nobody for it.
 			err := l.waitLocked(ctx)
@@ -440,7 +438,7 @@ func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err err
 	for _, g := range reply.Leases {
 		if n := l.takeLocked(at, g); n != nil {
 			n.learn(&attr)
-			if l.good() && n.exclusive && !n.closing && n.busy == 0 {
+			if l.good() && n.exclusive && !n.recalled && n.busy == 0 {
 				n.pins++
 				pinned = true
 			}
@@ -806,10 +804,6 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 	}
 	n.recalled = true
 	l.touch(ino, true)
-	l.mu.Unlock()
-	fs.invalidate(ino)
-	l.mu.Lock()
-	n.closing = true
 	for n.pins > 0 && l.nodes[ino] == n && l.waitLocked(fs.ctx) == nil {
 	}
 	flush := n.pending > 0
@@ -829,7 +823,7 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 	l.mu.Lock()
 	if l.nodes[ino] == n {
 		l.touch(ino, true)
-		n.recalled, n.closing = false, false
+		n.recalled = false
 		if share {
 			n.exclusive = false
 		} else {
@@ -844,6 +838,9 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 			in.doubt()
 			in.release()
 		}
+		// After the node is gone: nothing that the kernel may keep is answered any more,
+		// and what is on its way it discards.
+		fs.invalidate(ino)
 		fs.invalidatePages(ino)
 	}
 	fs.giveBackNow(back)

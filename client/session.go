@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"dfs"
+	appender "dfs/client/append"
 	"dfs/proto/metapb"
 	"dfs/rpc"
 )
@@ -166,11 +167,21 @@ func (fs *FS) checkWritten() {
 		if err != nil {
 			continue // checkOpen tries again
 		}
+		if reply.Errno == 0 && in.wrote(rpc.TimeFromProto(reply.Attr.Mtime)) {
+			continue // it is a commit of ours, whose answer was lost
+		}
 		if reply.Errno != 0 || reply.Attr.GetChange() > change {
 			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: the file has changed since", "inode", uint64(in.ino))
 			in.lose(dfs.EIO)
 		}
 	}
+}
+
+// wrote reports whether a file's mtime is that of bytes which are on their way.
+func (in *inode) wrote(mtime dfs.Time) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.ContainsFunc(in.flight, func(p *appender.Piece) bool { return p.Mtime == mtime })
 }
 
 // checkOpen looks for files that the masters freed when the session expired: with
