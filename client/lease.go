@@ -618,7 +618,6 @@ func (fs *FS) evictLoop() {
 		l.mu.Unlock()
 		if len(old) > 0 {
 			fs.invalidate(old...)
-			fs.invalidatePages(old...)
 		}
 		for len(back) > 0 {
 			n := min(len(back), returnsMax)
@@ -740,7 +739,6 @@ func (l *leases) reset() {
 	}
 	inos := slices.Collect(maps.Keys(old))
 	l.fs.invalidate(inos...)
-	l.fs.invalidatePages(inos...)
 }
 
 // attach takes up leases under a leader.
@@ -841,7 +839,6 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 		// After the node is gone: nothing that the kernel may keep is answered any more,
 		// and what is on its way it discards.
 		fs.invalidate(ino)
-		fs.invalidatePages(ino)
 	}
 	fs.giveBackNow(back)
 }
@@ -891,11 +888,10 @@ const returnsMax = 8 << 10 // in one request
 
 // Invalidator is told when what the kernel may have cached is not good any more.
 type Invalidator interface {
-	// Invalidate drops what the kernel knows of inodes: attributes and, of folders, names.
-	// It waits for nothing.
+	// Invalidate makes the kernel ask again for what it knows of inodes: attributes and, of
+	// folders, names. It waits for nothing. Bytes of files it asks for when it finds by the
+	// attributes that they have changed.
 	Invalidate(inos []dfs.Ino)
-	// InvalidatePages drops the pages of files soon.
-	InvalidatePages(inos []dfs.Ino)
 }
 
 // SetInvalidator says who is to be told. Until it is set, CacheFor answers nothing.
@@ -904,12 +900,6 @@ func (fs *FS) SetInvalidator(i Invalidator) { fs.invalidator.Store(&i) }
 func (fs *FS) invalidate(inos ...dfs.Ino) {
 	if i := fs.invalidator.Load(); i != nil {
 		(*i).Invalidate(inos)
-	}
-}
-
-func (fs *FS) invalidatePages(inos ...dfs.Ino) {
-	if i := fs.invalidator.Load(); i != nil {
-		(*i).InvalidatePages(inos)
 	}
 }
 

@@ -46,6 +46,9 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
 		if err := f.Fsync(ctx, true); err != nil {
 			return 0, err
 		}
+		if kill {
+			in.fs.invalidate(in.ino) // the kernel does not know that a write changes the mode
+		}
 	}
 	if n > 0 {
 		return n, nil

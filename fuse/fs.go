@@ -53,7 +53,6 @@ func newFileSystem(ctx context.Context, cfg Config, root dfs.Attr) *fileSystem {
 		dirs:          map[uint64]*dirHandle{},
 		complained:    map[string]time.Time{},
 		known:         lastKnown{root: root},
-		kernel:        kernelCache{moves: map[dfs.Ino]int{}},
 	}
 	// The mount outlives the call that made it; close ends it.
 	fs.base, fs.stop = context.WithCancel(context.WithoutCancel(ctx))

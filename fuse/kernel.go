@@ -22,9 +22,14 @@ import (
 // lease is given back.
 //
 // Attributes are invalidated by inode, and the kernel discards answers about them that
-// were on their way. Pages are found to be old by attributes: a read looks whether mtime
-// or size have changed, once the attributes are not known any more. What programs have
-// mapped they do not read by system calls; so pages are invalidated too, as soon as can be.
+// were on their way. Pages are not invalidated. A read looks whether mtime or size have
+// changed, once the attributes are not known any more, and drops the pages then
+// (FUSE_AUTO_INVAL_DATA). To invalidate them from here would wait for the locks of pages,
+// which reads and writes on their way to us have; the kernel does not let go of a process
+// that waits there, not by kill -9 either, and so would never find out that nobody will
+// answer them. And it would make the kernel discard the attributes that a read has just
+// asked for.
+//
 // Names are not invalidated one by one, since the kernel would take the lock of the
 // folder for it, which a request that waits for a master may hold, which may wait for
 // us. Instead all names that the mount knows are made doubtful at once (FUSE's epoch,
@@ -33,9 +38,6 @@ import (
 type kernelCache struct {
 	names atomic.Bool  // the kernel can be made to doubt all names
 	entry atomic.Int64 // when an entry was answered last, Unix nanoseconds
-
-	movesMu sync.Mutex
-	moves   map[dfs.Ino]int // +checklocks:movesMu — READs and WRITEs under way
 
 	server *gofuse.Server
 	mu     sync.Mutex
@@ -69,56 +71,6 @@ func (fs *fileSystem) Invalidate(inos []dfs.Ino) {
 			srv.InodeNotify(node, attributes, 0)
 		}
 	}
-}
-
-// InvalidatePages implements client.Invalidator. The kernel waits for the locks of the
-// pages, which reads and writes on their way to us have. Nobody else may wait for it
-// therefore; and not even we while there are any: the kernel does not let go of a
-// process that waits there, not by kill -9 either, and so it would not find out that
-// nobody will answer those requests.
-func (fs *fileSystem) InvalidatePages(inos []dfs.Ino) {
-	srv := fs.kernel.server
-	if srv == nil || fs.base.Err() != nil || len(inos) == 0 {
-		return
-	}
-	fs.watchers.Go(func() {
-		for {
-			var busy []dfs.Ino
-			for _, ino := range inos {
-				if fs.kernel.moving(ino) {
-					busy = append(busy, ino)
-				} else {
-					srv.InodeNotify(fs.node(ino), 0, 0)
-				}
-			}
-			if inos = busy; len(inos) == 0 {
-				return
-			}
-			select {
-			case <-time.After(pagesPoll):
-			case <-fs.base.Done():
-				return
-			}
-		}
-	})
-}
-
-const pagesPoll = 5 * time.Millisecond
-
-// move counts a READ or WRITE of an inode that the kernel waits for.
-func (k *kernelCache) move(ino dfs.Ino, by int) {
-	k.movesMu.Lock()
-	defer k.movesMu.Unlock()
-	if k.moves[ino] += by; k.moves[ino] == 0 {
-		delete(k.moves, ino)
-	}
-}
-
-// moving reports whether there are any.
-func (k *kernelCache) moving(ino dfs.Ino) bool {
-	k.movesMu.Lock()
-	defer k.movesMu.Unlock()
-	return k.moves[ino] > 0
 }
 
 // Numbers of the kernel's protocol that go-fuse has no call for.

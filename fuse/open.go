@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"dfs"
 	"dfs/client"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -20,6 +21,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 			f.Release()
 			return r.status(err)
 		}
+		fs.Invalidate([]dfs.Ino{f.Ino()})
 	}
 	fs.fillOpen(out, f, input.Flags, input.Uid)
 	return gofuse.OK

@@ -11,8 +11,6 @@ func (fs *fileSystem) Read(cancel <-chan struct{}, input *gofuse.ReadIn, buf []b
 	if f == nil {
 		return nil, gofuse.EBADF
 	}
-	fs.kernel.move(f.Ino(), 1)
-	defer fs.kernel.move(f.Ino(), -1)
 	n, err := f.Read(r, buf, int64(input.Offset))
 	if err != nil {
 		return nil, r.status(err)

@@ -23,8 +23,6 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 			return 0, r.status(err)
 		}
 	}
-	fs.kernel.move(h.Ino(), 1)
-	defer fs.kernel.move(h.Ino(), -1)
 	n, err := h.Write(r, data, int64(input.Offset))
 	if n > 0 {
 		return uint32(n), gofuse.OK // a short write: the program hears of the error at the next one
@@ -55,6 +53,7 @@ func (fs *fileSystem) killSuid(ctx context.Context, who dfs.Cred, h *fileHandle)
 		if _, err := fs.client.SetAttr(ctx, who, h.Ino(), client.SetAttr{KillSuid: true}); err != nil {
 			return err
 		}
+		fs.Invalidate([]dfs.Ino{h.Ino()}) // the kernel does not know that a write changes the mode
 	}
 	h.harmless.Store(true)
 	return nil

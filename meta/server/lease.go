@@ -21,7 +21,7 @@ const (
 	leaseMax      = 5 * time.Second // a lease is good for so long after the heartbeat that renewed it was sent
 	leaseSlackMax = 500 * time.Millisecond
 	recallMax     = 30 * time.Second       // a session that does not give back for longer is not renewed any more
-	contendedIn   = 300 * time.Millisecond // after a recall of an exclusive lease nobody gets one for so long
+	contendedIn   = 300 * time.Millisecond // after a recall nobody gets an exclusive lease, but who asks for just that
 	leasesMax     = 128 << 10              // of one session
 	nameStripes   = 1024
 )
@@ -273,7 +273,7 @@ func (t *leaseTable) recallLocked(ino dfs.Ino, le *leased, h *holder, share bool
 	if !h.recalled.IsZero() && (share || !h.share) {
 		return // asked already, for as much
 	}
-	if h.exclusive {
+	if h.exclusive || !share {
 		le.contended = time.Now().Add(contendedIn)
 	}
 	if h.recalled.IsZero() {
@@ -430,8 +430,8 @@ func (t *leaseTable) grant(session dfs.SessionID, inos []dfs.Ino) []*metapb.Leas
 	s := t.sessions[session]
 	for _, ino := range inos {
 		le := t.at(ino)
-		if le.changing > 1 {
-			continue // others too: they have not waited for this lease
+		if le.changing > 1 || time.Now().Before(le.contended) {
+			continue // others are at it too: a lease would be recalled at once
 		}
 		if h := t.grantLocked(s, ino, le, true); h != nil {
 			out = append(out, h.lease(ino))
