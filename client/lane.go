@@ -273,7 +273,7 @@ func (l *lane) conclude(batch []*change, reply *metapb.MutateReply) {
 		if wrong {
 			// What this client answered its programs is not what happened.
 			fs.surprises.Add(1)
-			fs.cfg.Logger.Error("the masters do not agree with a change made under a lease", "change", c.mutation.String(), "answer", r.String())
+			fs.cfg.Logger.Error("the masters do not agree with a change made under a lease", "change", c.mutation.String(), "expected", c.attr, "answer", r.String())
 			if r.Errno != 0 {
 				lost = errors.Join(dfs.Errno(r.Errno), errLost)
 			}

@@ -337,6 +337,16 @@ func (l *leases) setTarget(ino dfs.Ino, target string) {
 	}
 }
 
+// child is what a name leads to, as far as is known here; 0 when it is not.
+func (l *leases) child(parent dfs.Ino, name string) dfs.Ino {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[parent]; n != nil {
+		return n.names[name]
+	}
+	return 0
+}
+
 // free reports whether it is known that a name leads to nothing.
 func (l *leases) free(parent dfs.Ino, name string) bool {
 	if !l.good() {
@@ -493,12 +503,12 @@ type asking struct {
 
 // begin is called before the masters are asked to change inodes: what is asked for from
 // here on until end, by anybody, is not kept, and nothing is changed in memory.
-func (l *leases) begin(inos ...dfs.Ino) asking {
+func (l *leases) begin(inos []dfs.Ino) asking {
+	inos = slices.Clone(inos)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(inos) == 2 && inos[0] == inos[1] {
-		inos = inos[:1]
-	}
+	slices.Sort(inos)
+	inos = slices.DeleteFunc(slices.Compact(inos), func(ino dfs.Ino) bool { return ino == 0 })
 	for _, ino := range inos {
 		l.touch(ino, false)
 		if n := l.nodes[ino]; n != nil {

@@ -17,7 +17,7 @@ func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 	}
 	reply, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rename{Rename: &metapb.Rename{
 		Parent: uint64(parent), Name: []byte(name), NewParent: uint64(newParent), NewName: []byte(newName), Flags: flags,
-	}}}, parent, newParent)
+	}}}, parent, newParent, fs.leases.child(parent, name), fs.leases.child(newParent, newName))
 	plain := alone && err == nil && flags&dfs.RenameExchange == 0 && reply.Attr != nil
 	fs.leases.named(parent, name, 0, false) // it stays when both lead to one inode
 	if err != nil || reply.Attr == nil {

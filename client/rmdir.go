@@ -15,7 +15,7 @@ func (fs *FS) Rmdir(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name str
 	}
 	_, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rmdir{
 		Rmdir: &metapb.Rmdir{Parent: uint64(parent), Name: []byte(name)},
-	}}, parent)
+	}}, parent, fs.leases.child(parent, name))
 	fs.leases.named(parent, name, 0, alone && err == nil)
 	return err
 }

@@ -293,14 +293,8 @@ func (fs *FS) change(ctx context.Context, repeat bool, inos []dfs.Ino, build fun
 		s := fs.session.Load()
 		m, err := build(ctx, s)
 		if err == nil {
-			// The masters have to know what it stands on.
-			err = fs.lane.flush(ctx)
-		}
-		if err == nil {
 			var reply *metapb.MutateReply
-			asking := fs.leases.begin(inos...)
-			reply, err = fs.mutate(ctx, s, m)
-			alone = fs.leases.end(asking, reply.GetLeases())
+			reply, alone, err = fs.mutateAlone(ctx, s, m, inos)
 			if err == nil {
 				r = reply.Replies[0]
 				return r, alone, rpc.Errno(r.Errno)
@@ -317,6 +311,16 @@ func (fs *FS) change(ctx context.Context, repeat bool, inos []dfs.Ino, build fun
 			return nil, false, errUnknown
 		}
 	}
+}
+
+// mutateAlone carries out one change behind all that were made in memory: the masters have
+// to know what it stands on, and what comes after must know of it.
+func (fs *FS) mutateAlone(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (reply *metapb.MutateReply, alone bool, err error) {
+	asking := fs.leases.begin(inos) // from here on nothing is changed in memory
+	if err = fs.lane.flush(ctx); err == nil {
+		reply, err = fs.mutate(ctx, s, m)
+	}
+	return reply, fs.leases.end(asking, reply.GetLeases()), err
 }
 
 // apply is change for what does not depend on the session.

@@ -18,7 +18,7 @@ func (fs *FS) Unlink(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 	}
 	_, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Unlink{
 		Unlink: &metapb.Unlink{Parent: uint64(parent), Name: []byte(name)},
-	}}, parent)
+	}}, parent, fs.leases.child(parent, name))
 	fs.leases.named(parent, name, 0, alone && err == nil)
 	return err
 }

@@ -162,7 +162,7 @@ func (m masters) Commit(ctx context.Context, b *appender.Batch) (appender.Result
 	mutation := &metapb.Mutation{Op: &metapb.Mutation_Commit{Commit: commitToProto(b)}}
 	reply, err := fs.commitHere(ctx, s, mutation, inos)
 	if reply == nil && err == nil {
-		reply, err = fs.commitThere(ctx, s, mutation, inos)
+		reply, _, err = fs.mutateAlone(ctx, s, mutation, inos)
 	}
 	if errors.Is(err, errExpired) {
 		if _, err := fs.renew(ctx, s); err != nil {
@@ -227,17 +227,6 @@ func (fs *FS) commitHere(ctx context.Context, s *session, m *metapb.Mutation, in
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-}
-
-// commitThere sends a commit by itself; other clients' leases on the files are recalled.
-func (fs *FS) commitThere(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (*metapb.MutateReply, error) {
-	if err := fs.lane.flush(ctx); err != nil {
-		return nil, err
-	}
-	asking := fs.leases.begin(inos...)
-	reply, err := fs.mutate(ctx, s, m)
-	fs.leases.end(asking, reply.GetLeases())
-	return reply, err
 }
 
 func commitToProto(b *appender.Batch) *metapb.Commit {
