@@ -50,7 +50,10 @@ func attentive(conn net.Conn) io.Reader {
 	return &attentiveReader{raw: raw}
 }
 
-type attentiveReader struct{ raw syscall.RawConn }
+type attentiveReader struct {
+	raw     syscall.RawConn
+	yielded time.Time
+}
 
 func (r *attentiveReader) Read(p []byte) (n int, err error) {
 	first := true
@@ -58,7 +61,7 @@ func (r *attentiveReader) Read(p []byte) (n int, err error) {
 		n, err = readNow(int(fd), p)
 		if err == unix.EAGAIN && first {
 			first = false
-			if await(int(fd)) {
+			if r.await(int(fd)) {
 				n, err = readNow(int(fd), p)
 			}
 		}
@@ -113,14 +116,19 @@ func readNow(fd int, p []byte) (int, error) {
 }
 
 // await waits until something has arrived, for a while and if a processor is left.
-func await(fd int) bool {
+func (r *attentiveReader) await(fd int) bool {
 	defer attending.Add(-1)
 	if attending.Add(1) > 1 || runtime.GOMAXPROCS(0) == 1 {
 		return false
 	}
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for range attentionRounds {
-		runtime.Gosched() // a goroutine that never does has its processor taken away after 10 ms
+		// A goroutine that never yields has its processor taken away after 10 ms, and each
+		// time that it does another thread is woken.
+		if now := time.Now(); now.Sub(r.yielded) > attention/2 {
+			r.yielded = now
+			runtime.Gosched()
+		}
 		if n, err := unix.Poll(fds, int(attention.Milliseconds())); n > 0 || err != nil && err != unix.EINTR {
 			return true
 		}
