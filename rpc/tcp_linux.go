@@ -22,11 +22,11 @@ func userTimeout(conn *net.TCPConn) {
 	}
 }
 
-// attention is how long a reader waits in a system call of its own for what comes
-// next, before it waits as Go does.
+// For attentionRounds times attention a reader waits in a system call of its own for
+// what comes next, before it waits as Go does.
 const (
 	attention       = 8 * time.Millisecond
-	attentionRounds = 12
+	attentionRounds = 3 // fewer than fit between two heartbeats, so that who is idle sleeps
 )
 
 // attending counts the readers of this process that wait so. Only one may, since it
