@@ -56,24 +56,42 @@ func (s *Store) Append(r Record) (end uint32, err error) {
 // is not used after Submit has returned. Submitting the same record again is
 // acknowledged when it is on disk.
 func (s *Store) Submit(r Record, done func(end uint32, err error)) {
+	if loop := s.submit(r, done); loop != nil {
+		// A goroutine that is started just before the caller waits for its next
+		// message runs on the same processor at once: no thread has to be woken.
+		go loop()
+	}
+}
+
+// Carry is Submit for a caller who has nothing else to do meanwhile: it syncs itself
+// when nobody does, so that no other goroutine has to be woken.
+func (s *Store) Carry(r Record, done func(end uint32, err error)) {
+	if loop := s.submit(r, done); loop != nil {
+		loop()
+	}
+}
+
+// submit writes a record. When somebody has to sync, the answer is what he has to run.
+func (s *Store) submit(r Record, done func(end uint32, err error)) (loop func()) {
 	if err := check(r); err != nil {
 		done(0, err)
-		return
+		return nil
 	}
 	c, err := s.obtain(r)
 	if err != nil {
 		done(0, err)
-		return
+		return nil
 	}
 	c.writeMu.Lock()
 	end, pending, err := s.put(c, r)
 	if pending {
-		s.enqueue(c, waiter{end: end, done: done})
+		loop = s.enqueue(c, waiter{end: end, done: done})
 	}
 	c.writeMu.Unlock()
 	if !pending {
 		done(end, err)
 	}
+	return loop
 }
 
 // check refuses what no state of the chunk could make right.

@@ -71,17 +71,20 @@ func (c *fragment) close() {
 }
 
 // enqueue lets done be called after the next sync that covers what was written so
-// far. The caller holds writeMu, and the store is not closed.
-func (s *Store) enqueue(c *fragment, w waiter) {
+// far. The caller holds writeMu, and the store is not closed. When nobody syncs, the
+// answer is what has to run next, without writeMu; Close waits for it.
+func (s *Store) enqueue(c *fragment, w waiter) (loop func()) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.waiting = append(c.waiting, w)
-	start := !c.syncing
+	if c.syncing {
+		return nil
+	}
 	c.syncing = true
-	c.mu.Unlock()
-	if start {
-		// A goroutine that is started just before the caller waits for its next
-		// message runs on the same processor at once: no thread has to be woken.
-		s.wg.Go(func() { s.syncLoop(c) })
+	s.wg.Add(1)
+	return func() {
+		defer s.wg.Done()
+		s.syncLoop(c)
 	}
 }
 

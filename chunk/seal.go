@@ -24,7 +24,9 @@ func (s *Store) Seal(id dfs.ChunkID) (end uint32, err error) {
 	c.writeMu.Lock()
 	end, pending, err := s.mark(c)
 	if pending {
-		s.enqueue(c, waiter{end: end, seal: true, done: func(end uint32, err error) { answer <- result{end, err} }})
+		if loop := s.enqueue(c, waiter{end: end, seal: true, done: func(end uint32, err error) { answer <- result{end, err} }}); loop != nil {
+			go loop()
+		}
 	}
 	c.writeMu.Unlock()
 	if !pending {

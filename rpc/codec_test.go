@@ -257,13 +257,13 @@ func (s *blobs) Append(stream grpc.BidiStreamingServer[chunkpb.AppendRequest, ch
 }
 
 // serve runs a server on loopback until the test ends.
-func serve(t testing.TB, cluster dfs.ClusterID, register func(*grpc.Server)) string {
+func serve(t testing.TB, cluster dfs.ClusterID, register func(grpc.ServiceRegistrar)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(ServerOptions(func() dfs.ClusterID { return cluster })...)
+	s := NewServer(func() dfs.ClusterID { return cluster })
 	register(s)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Serve(l) })
@@ -285,7 +285,7 @@ func testPool(t testing.TB, cluster dfs.ClusterID) *Pool {
 // bytes would arrive.
 func TestBuffersAreNotReusedBeforeTheyAreSent(t *testing.T) {
 	srv := &blobs{}
-	addr := serve(t, 1, func(s *grpc.Server) { chunkpb.RegisterChunkServer(s, srv) })
+	addr := serve(t, 1, func(s grpc.ServiceRegistrar) { chunkpb.RegisterChunkServer(s, srv) })
 	conn, err := testPool(t, 1).Conn(addr)
 	if err != nil {
 		t.Fatal(err)
@@ -368,7 +368,7 @@ func waitFor(t testing.TB, cond func() bool) {
 // A program with gRPC's own codec and options can talk to us.
 func TestOrdinaryClientIsUnderstood(t *testing.T) {
 	srv := &blobs{}
-	addr := serve(t, 1, func(s *grpc.Server) { chunkpb.RegisterChunkServer(s, srv) })
+	addr := serve(t, 1, func(s grpc.ServiceRegistrar) { chunkpb.RegisterChunkServer(s, srv) })
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUnaryInterceptor(clusterSigner{func() dfs.ClusterID { return 1 }}.unary))
 	if err != nil {

@@ -64,7 +64,7 @@ func (c *fakeCluster) start(addr string, id uint64, cluster dfs.ClusterID) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s := grpc.NewServer(ServerOptions(func() dfs.ClusterID { return cluster })...)
+	s := NewServer(func() dfs.ClusterID { return cluster })
 	m := &fakeMaster{c: c, id: id, addr: addr}
 	metapb.RegisterClusterServer(s, m)
 	metapb.RegisterMetaServer(s, m)

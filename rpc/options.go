@@ -103,9 +103,9 @@ func DialOptions(cluster func() dfs.ClusterID, dialer Dialer) []grpc.DialOption 
 
 // Dial makes a connection to addr (host:port). It does not wait: the first call
 // does. Most callers want a Pool instead.
-func Dial(addr string, cluster func() dfs.ClusterID, dialer Dialer) (*grpc.ClientConn, error) {
+func Dial(addr string, cluster func() dfs.ClusterID, dialer Dialer, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	// passthrough: the dialer resolves names, anew at each attempt.
-	return grpc.NewClient("passthrough:///"+addr, DialOptions(cluster, dialer)...)
+	return grpc.NewClient("passthrough:///"+addr, append(DialOptions(cluster, dialer), more...)...)
 }
 
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {

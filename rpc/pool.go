@@ -39,6 +39,7 @@ type Pool struct {
 
 type pooled struct {
 	conn   *grpc.ClientConn
+	lines  *lines
 	used   time.Time // last asked for
 	failed error     // of the last attempt to connect
 }
@@ -77,11 +78,13 @@ func (p *Pool) Conn(addr string) (*grpc.ClientConn, error) {
 		c.used = time.Now()
 		return c.conn, nil
 	}
-	conn, err := Dial(addr, p.Cluster, p.dial) // does no I/O
+	ls := newLines(addr, p.dial)
+	conn, err := Dial(addr, p.Cluster, p.dial, // does no I/O
+		grpc.WithChainUnaryInterceptor(ls.unary), grpc.WithChainStreamInterceptor(ls.stream))
 	if err != nil {
 		return nil, err
 	}
-	p.conns[addr] = &pooled{conn: conn, used: time.Now()}
+	p.conns[addr] = &pooled{conn: conn, lines: ls, used: time.Now()}
 	return conn, nil
 }
 
@@ -121,6 +124,7 @@ func (p *Pool) Close() error {
 	p.wg.Wait()
 	var errs []error
 	for _, c := range conns {
+		c.lines.close()
 		errs = append(errs, c.conn.Close())
 	}
 	return errors.Join(errs...)
@@ -135,7 +139,8 @@ func (p *Pool) sweep() {
 			return
 		case now := <-t.C:
 			for _, c := range p.idle(now) {
-				c.Close()
+				c.lines.close()
+				c.conn.Close()
 			}
 		}
 	}
@@ -144,13 +149,13 @@ func (p *Pool) sweep() {
 // idle takes out the connections that nobody asked for in a long time and that are
 // not connected: a live one may carry a stream that is used all the time without
 // anybody asking for it here, and costs a ping every ten seconds.
-func (p *Pool) idle(now time.Time) []*grpc.ClientConn {
+func (p *Pool) idle(now time.Time) []*pooled {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var out []*grpc.ClientConn
+	var out []*pooled
 	for addr, c := range p.conns {
 		if now.Sub(c.used) > poolIdle && c.conn.GetState() != connectivity.Ready {
-			out = append(out, c.conn)
+			out = append(out, c)
 			delete(p.conns, addr)
 		}
 	}

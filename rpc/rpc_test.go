@@ -40,7 +40,7 @@ func TestClusterCheck(t *testing.T) {
 		{0, 0, true, false},
 	} {
 		t.Run(fmt.Sprintf("server=%d,caller=%d", c.server, c.caller), func(t *testing.T) {
-			addr := serve(t, c.server, func(s *grpc.Server) {
+			addr := serve(t, c.server, func(s grpc.ServiceRegistrar) {
 				metapb.RegisterClusterServer(s, hello{})
 				chunkpb.RegisterChunkServer(s, &fixed{})
 			})
@@ -111,7 +111,8 @@ func TestPoolSharesAndCloses(t *testing.T) {
 		t.Errorf("%d idle connections, %d left", len(out), len(p.conns))
 	}
 	for _, c := range out {
-		c.Close()
+		c.lines.close()
+		_ = c.conn.Close()
 	}
 	for range 2 {
 		if err := p.Close(); err != nil {

@@ -18,6 +18,11 @@ import (
 	"dfs/rpc"
 )
 
+// carryMax is the data, in bytes, of an append that the receiving goroutine syncs
+// itself when no other one has arrived. Receiving a larger one is worth doing at the
+// same time.
+const carryMax = 32 << 10
+
 // stream is one Append call.
 type stream struct {
 	server  *Server
@@ -110,7 +115,11 @@ func (st *stream) handle(ctx context.Context, req *chunkpb.AppendRequest) {
 		return
 	}
 	if next == nil {
-		s.store.Submit(r, func(end uint32, err error) {
+		submit := s.store.Submit
+		if len(req.Data) <= carryMax && rpc.Idle(ctx) {
+			submit = s.store.Carry
+		}
+		submit(r, func(end uint32, err error) {
 			errno, text := verdict(err)
 			st.reply(&chunkpb.AppendReply{Id: req.Id, Errno: errno, Error: text, End: end})
 		})

@@ -13,7 +13,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
-	"google.golang.org/grpc"
 
 	"dfs"
 	"dfs/chunk"
@@ -73,7 +72,7 @@ type Server struct {
 	store   *chunk.Store
 	pool    *rpc.Pool
 	masters *rpc.Masters
-	grpc    *grpc.Server
+	grpc    *rpc.Server
 	addr    string // advertised
 	admin   *admin.Server
 	reading *semaphore.Weighted // bytes
@@ -154,7 +153,7 @@ func (s *Server) start(ctx context.Context) error {
 			return fail(err)
 		}
 	}
-	s.grpc = grpc.NewServer(append(rpc.ServerOptions(s.store.Cluster), grpc.WaitForHandlers(true))...)
+	s.grpc = rpc.NewServer(s.store.Cluster)
 	chunkpb.RegisterChunkServer(s.grpc, s)
 	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel

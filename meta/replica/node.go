@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 
 	"dfs"
@@ -104,6 +106,7 @@ type Node struct {
 	storage   *storage         // of the goroutine run
 	heard     map[uint64]int64 // of the goroutine run: boot time of each member's last message
 	stamped   dfs.Time         // of the goroutine run: the latest time that this leader gave a command
+	quiet     bool             // of the goroutine run: since the last Ready only proposals and acknowledgements came
 	proposals chan *proposal
 	received  chan *raftpb.Message
 	control   chan func()
@@ -299,9 +302,11 @@ func (n *Node) run() {
 			n.fail(err)
 			return
 		}
+		n.quiet = true
 		select {
 		case <-n.ctx.Done():
 		case <-ticker.C:
+			n.quiet = false
 			n.raft.Tick()
 			n.askLease()
 		case m := <-n.received:
@@ -310,6 +315,7 @@ func (n *Node) run() {
 		case p := <-n.proposals:
 			n.propose(p)
 		case fn := <-n.control:
+			n.quiet = false
 			fn()
 		case <-n.reads.wake():
 			n.askReads()
@@ -330,6 +336,9 @@ func (n *Node) stepMore() {
 }
 
 func (n *Node) step(m *raftpb.Message) {
+	if m.GetType() != raftpb.MsgAppResp {
+		n.quiet = false
+	}
 	switch m.GetType() {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
 		if bootTime() < n.voteAfter {
@@ -358,7 +367,7 @@ func (n *Node) handleReady() error {
 		// The leader sends its entries while it writes them itself (Raft thesis,
 		// 10.2.1). All else says that something is on disk, and waits until it is.
 		early, late := split(rd.Messages, n.Status().Leading)
-		n.send(early)
+		n.send(n.worthwhile(early, rd.CommittedEntries))
 		if !raft.IsEmptySnap(rd.Snapshot) {
 			if installed, err := n.install(rd); err != nil || !installed {
 				return err
@@ -408,6 +417,35 @@ func split(messages []*raftpb.Message, leading bool) (early, late []*raftpb.Mess
 		}
 	}
 	return early, late
+}
+
+// worthwhile leaves out what only tells a follower that the commit index has grown:
+// the next entries or the next heartbeat say so too, and who waits for a change waits
+// here, for the leader. It saves half of all messages when changes come one by one. A
+// message without entries that came of something else may be there to find out what a
+// follower has, and is sent; so is the news of a change of the membership, since who is
+// removed hears nothing later, and the next election may depend on who was added.
+func (n *Node) worthwhile(messages []*raftpb.Message, committed []*raftpb.Entry) []*raftpb.Message {
+	change := func(e *raftpb.Entry) bool { return e.GetType() != raftpb.EntryNormal }
+	if !n.quiet || slices.ContainsFunc(committed, change) {
+		return messages
+	}
+	kept := messages[:0]
+	for _, m := range messages {
+		if m.GetType() != raftpb.MsgApp || len(m.Entries) > 0 || !n.replicates(m.GetTo()) {
+			kept = append(kept, m)
+		}
+	}
+	return kept
+}
+
+// replicates reports whether a follower takes entries as they come, and so nothing
+// has to be found out about it.
+func (n *Node) replicates(id uint64) (yes bool) {
+	n.raft.WithProgress(func(other uint64, _ raft.ProgressType, p tracker.Progress) {
+		yes = yes || other == id && p.State == tracker.StateReplicate
+	})
+	return yes
 }
 
 // send hands messages to the transport; snapshots go their own way.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 
 	"dfs"
 	"dfs/gossip"
@@ -79,7 +78,7 @@ type Server struct {
 	pool      *rpc.Pool
 	node      *replica.Node
 	transport *transport
-	grpc      *grpc.Server
+	grpc      *rpc.Server
 	listener  net.Listener
 	addr      string // advertised
 	admin     *admin.Server
@@ -162,9 +161,8 @@ func (s *Server) start() (err error) {
 	if err := s.startAdmin(); err != nil {
 		return err
 	}
-	options := rpc.ServerOptions(s.clusterID, metapb.Cluster_JoinMaster_FullMethodName,
+	s.grpc = rpc.NewServer(s.clusterID, metapb.Cluster_JoinMaster_FullMethodName,
 		metapb.Raft_Messages_FullMethodName, metapb.Raft_Snapshot_FullMethodName)
-	s.grpc = grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
 	metapb.RegisterMetaServer(s.grpc, s)
 	metapb.RegisterClusterServer(s.grpc, s)
 	metapb.RegisterRaftServer(s.grpc, s)

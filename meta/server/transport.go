@@ -63,6 +63,30 @@ type peer struct {
 	id    dfs.NodeID
 	queue chan []*replica.Message
 	lost  atomic.Bool // the queue was full
+
+	stream  atomic.Pointer[metapb.Raft_MessagesClient] // nil while there is none
+	waiting atomic.Int32                               // batches in queue or being sent
+}
+
+// now sends messages without waiting, as far as that keeps their order. What is left
+// has to be queued.
+func (p *peer) now(messages []*replica.Message) (left []*replica.Message) {
+	out := p.stream.Load()
+	for out != nil && len(messages) > 0 && p.waiting.Load() == 0 {
+		data, err := proto.Marshal(messages[0])
+		if err != nil {
+			return messages // it happens again where it ends the stream
+		}
+		taken, part, err := rpc.SendNow(*out, &metapb.RaftMessage{To: uint64(p.id), Data: data})
+		if !taken || err != nil {
+			return messages
+		}
+		messages = messages[1:]
+		if part {
+			return append([]*replica.Message{nil}, messages...) // to flush
+		}
+	}
+	return messages
 }
 
 func newTransport(s *Server) *transport {
@@ -125,14 +149,22 @@ func (t *transport) Send(messages []*replica.Message) {
 			n++
 		}
 		if p := t.peer(dfs.NodeID(to)); p != nil {
-			select {
-			case p.queue <- messages[:n:n]:
-			default: // raft sends again
-				p.lost.Store(true)
-				t.dropped.Add(1)
+			if left := p.now(messages[:n:n]); len(left) > 0 {
+				t.enqueue(p, left)
 			}
 		}
 		messages = messages[n:]
+	}
+}
+
+func (t *transport) enqueue(p *peer, messages []*replica.Message) {
+	p.waiting.Add(1)
+	select {
+	case p.queue <- messages:
+	default: // raft sends again
+		p.waiting.Add(-1)
+		p.lost.Store(true)
+		t.dropped.Add(1)
 	}
 }
 
@@ -172,7 +204,7 @@ func (t *transport) run(p *peer) {
 		case <-time.After(redialAfter):
 		case <-t.ctx.Done():
 		}
-		drain(p.queue)
+		p.drain()
 	}
 }
 
@@ -187,10 +219,11 @@ func (t *transport) queued() int {
 	return n
 }
 
-func drain(queue chan []*replica.Message) {
+func (p *peer) drain() {
 	for range peerQueueMax {
 		select {
-		case <-queue:
+		case <-p.queue:
+			p.waiting.Add(-1)
 		default:
 			return
 		}
@@ -225,21 +258,19 @@ func (t *transport) stream(p *peer) error {
 	// The other end says nothing until it closes.
 	closed := make(chan error, 1)
 	t.wg.Go(func() { closed <- out.RecvMsg(&metapb.RaftDone{}) })
+	p.stream.Store(&out)
+	defer p.stream.Store(nil)
 	for {
 		select {
 		case messages := <-p.queue:
 			if p.lost.Swap(false) {
 				t.s.node.Unreachable(p.id)
 			}
-			for _, m := range messages {
-				data, err := proto.Marshal(m)
-				if err != nil {
-					return err
-				}
-				if err := out.Send(&metapb.RaftMessage{To: uint64(p.id), Data: data}); err != nil {
-					cancel()
-					return errors.Join(err, <-closed)
-				}
+			err := p.send(out, messages)
+			p.waiting.Add(-1)
+			if err != nil {
+				cancel()
+				return errors.Join(err, <-closed)
 			}
 		case err := <-closed:
 			return err
@@ -247,6 +278,25 @@ func (t *transport) stream(p *peer) error {
 			return t.ctx.Err()
 		}
 	}
+}
+
+func (p *peer) send(out metapb.Raft_MessagesClient, messages []*replica.Message) error {
+	for _, m := range messages {
+		if m == nil {
+			if err := rpc.Flush(out); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := proto.Marshal(m)
+		if err != nil {
+			return err
+		}
+		if err := out.Send(&metapb.RaftMessage{To: uint64(p.id), Data: data}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *transport) signed(ctx context.Context) context.Context {

@@ -52,7 +52,7 @@ var importers = map[string]string{
 	"google.golang.org/genproto":        "rpc",
 	"go.yaml.in/yaml":                   "cmd/dfs",
 	"golang.org/x/sync":                 "rpc meta/server chunk/server chunk client client/append",
-	"golang.org/x/sys":                  "internal/disk meta/replica client fuse cmd/*",
+	"golang.org/x/sys":                  "internal/disk rpc meta/replica client fuse cmd/*",
 	"pgregory.net/rapid":                "", // tests only
 	"github.com/anishathalye/porcupine": "", // tests only
 	"github.com/rogpeppe/go-internal":   "",
