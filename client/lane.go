@@ -251,6 +251,7 @@ func (l *lane) conclude(batch []*change, reply *metapb.MutateReply) {
 	fs, ls := l.fs, l.fs.leases
 	fs.orphaned(reply.Opened)
 	var lost error
+	var doubtful []dfs.Ino
 	ls.mu.Lock()
 	for _, g := range reply.Leases {
 		ino := dfs.Ino(g.Ino)
@@ -289,8 +290,8 @@ func (l *lane) conclude(batch []*change, reply *metapb.MutateReply) {
 				n.committed(r, reply.Leases)
 			}
 			if wrong {
-				n.known = false
-				ls.dropNames(n)
+				doubtful = append(doubtful, ino)
+				ls.doubt(n)
 			}
 			if n.pending == 0 && n.known && n.attr.Nlink == 0 {
 				ls.gone = append(ls.gone, ino)
@@ -299,6 +300,7 @@ func (l *lane) conclude(batch []*change, reply *metapb.MutateReply) {
 	}
 	ls.wakeLocked()
 	ls.mu.Unlock()
+	fs.doubt(doubtful)
 	ls.returnGone()
 	for i, c := range batch {
 		if c.told != nil {
@@ -346,13 +348,15 @@ func (l *lane) fail(batch []*change, err error) {
 				if c.commit {
 					n.commits--
 				}
-				n.known = false
-				ls.dropNames(n)
+				ls.doubt(n)
 			}
 		}
 	}
 	ls.wakeLocked()
 	ls.mu.Unlock()
+	for _, c := range batch {
+		fs.doubt(c.inos)
+	}
 	for _, c := range batch {
 		if c.told != nil {
 			c.told(nil, err)
@@ -379,6 +383,19 @@ func (l *lane) finish(n int, lost error) {
 	if l.changed != nil {
 		close(l.changed)
 		l.changed = nil
+	}
+}
+
+// doubt forgets what is known of files that are open: it is not as it was expected.
+func (fs *FS) doubt(inos []dfs.Ino) {
+	for _, ino := range inos {
+		if in := fs.find(ino); in != nil {
+			in.mu.Lock()
+			in.attr.Change = 0
+			in.extents.reset()
+			in.mu.Unlock()
+			in.release()
+		}
 	}
 }
 

@@ -178,11 +178,20 @@ func (l *leases) addLocked(ino dfs.Ino) *node {
 	return n
 }
 
-// learn takes attributes over, unless newer ones are known.
+// learn takes attributes over, unless newer ones were known: answers come in another
+// order than they were given.
 func (n *node) learn(attr *dfs.Attr) {
-	if !n.known || attr.Change >= n.attr.Change {
+	if attr.Change >= n.attr.Change {
 		n.attr, n.known = *attr, true
 	}
+}
+
+// doubt forgets all that is known of the inode, also what was only expected of it.
+//
+// +checklocks:l.mu
+func (l *leases) doubt(n *node) {
+	n.attr, n.known = dfs.Attr{}, false
+	l.dropNames(n)
 }
 
 // attrs takes over attributes of an inode with a lease.
