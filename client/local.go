@@ -105,20 +105,6 @@ func nameable(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= dfs.NameMax && strings.IndexByte(name, '/') < 0 && strings.IndexByte(name, 0) < 0
 }
 
-// change marks an inode as changed, as meta's does.
-func (n *node) change(at dfs.Time) {
-	n.attr.Ctime = at
-	n.attr.Change++
-}
-
-// changeDir marks a folder with more or fewer entries and subfolders.
-func (n *node) changeDir(at dfs.Time, entries, dirs int) {
-	n.attr.Size += uint64(entries)
-	n.attr.Nlink += uint32(dirs)
-	n.attr.Mtime = at
-	n.change(at)
-}
-
 // makeLocal is Create.
 func (fs *FS) makeLocal(cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, ok bool) {
 	s := fs.session.Load()
@@ -167,7 +153,7 @@ func (fs *FS) makeLocal(cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, ok bool
 		if isDir {
 			dirs = 1
 		}
-		dir.changeDir(at, 1, dirs)
+		dir.attr.EntriesChanged(at, 1, dirs)
 		expect := attr
 		return &change{
 			mutation: &metapb.Mutation{Op: &metapb.Mutation_Create{Create: &metapb.Create{
@@ -204,22 +190,12 @@ func (fs *FS) removeLocal(cred dfs.Cred, parent dfs.Ino, name string, isDir bool
 			dirs = -1
 		}
 		l.setName(dir, name, 0)
-		dir.changeDir(at, -1, dirs)
-		n.dropLink(at)
+		dir.attr.EntriesChanged(at, -1, dirs)
+		n.attr.DropLink(at)
 		gone = n.attr.Nlink == 0
 		return &change{mutation: op, inos: []dfs.Ino{parent, ino}, bytes: len(name)}
 	})
 	return ino, gone, ok
-}
-
-// dropLink takes one name away.
-func (n *node) dropLink(at dfs.Time) {
-	if n.attr.IsDir() {
-		n.attr.Nlink = 0
-	} else {
-		n.attr.Nlink--
-	}
-	n.change(at)
 }
 
 // renameLocal is Rename of anything within one folder, and of what is no folder between
@@ -253,7 +229,7 @@ func (fs *FS) renameLocal(cred dfs.Cred, parent dfs.Ino, name string, newParent 
 				return nil
 			}
 			entries = 0
-			v.dropLink(at)
+			v.attr.DropLink(at)
 			if v.attr.Nlink == 0 {
 				victim = target
 			}
@@ -265,9 +241,9 @@ func (fs *FS) renameLocal(cred dfs.Cred, parent dfs.Ino, name string, newParent 
 		}
 		l.setName(to, newName, source)
 		l.setName(from, name, 0)
-		from.changeDir(at, -1, -dirs)
-		to.changeDir(at, entries, dirs)
-		n.change(at)
+		from.attr.EntriesChanged(at, -1, -dirs)
+		to.attr.EntriesChanged(at, entries, dirs)
+		n.attr.Changed(at)
 		moved = source
 		expect := n.attr
 		return &change{
@@ -291,9 +267,9 @@ func (fs *FS) linkLocal(cred dfs.Cred, ino, parent dfs.Ino, name string) (attr d
 			return nil
 		}
 		n.attr.Nlink++
-		n.change(at)
+		n.attr.Changed(at)
 		l.setName(dir, name, ino)
-		dir.changeDir(at, 1, 0)
+		dir.attr.EntriesChanged(at, 1, 0)
 		attr = n.attr
 		expect := attr
 		return &change{
@@ -326,11 +302,8 @@ func (fs *FS) setLocal(cred dfs.Cred, ino dfs.Ino, set *SetAttr, p *metapb.SetAt
 		if set.GID != nil {
 			a.GID = *set.GID
 		}
-		if (set.KillSuid || set.UID != nil || set.GID != nil) && !a.IsDir() {
-			a.Mode &^= 0o4000
-			if a.Mode&0o010 != 0 {
-				a.Mode &^= 0o2000
-			}
+		if set.KillSuid || set.UID != nil || set.GID != nil {
+			a.KillSuid()
 		}
 		if set.Mode != nil {
 			a.Mode = a.Mode&dfs.TypeMask | *set.Mode&0o7777
@@ -347,7 +320,7 @@ func (fs *FS) setLocal(cred dfs.Cred, ino dfs.Ino, set *SetAttr, p *metapb.SetAt
 		case set.Mtime != nil:
 			a.Mtime = *set.Mtime
 		}
-		n.change(at)
+		n.attr.Changed(at)
 		attr = *a
 		expect := attr
 		return &change{

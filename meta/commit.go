@@ -188,7 +188,7 @@ func (tx *tx) commitFile(f *FileCommit, in *inode) error {
 		in.Mtime = f.Mtime
 	}
 	if f.KillSuid {
-		in.killSuid()
+		in.KillSuid()
 	}
 	ctime := in.Ctime
 	tx.change(in)

@@ -73,18 +73,6 @@ func mayRemove(cred *dfs.Cred, dir, victim *inode) error {
 	return nil
 }
 
-// killSuid clears setuid, and setgid of a group that may execute: without that
-// bit it once meant mandatory locking and gives nobody any rights.
-func (in *inode) killSuid() {
-	if in.IsDir() {
-		return
-	}
-	in.Mode &^= modeSetuid
-	if in.Mode&modeGroupX != 0 {
-		in.Mode &^= modeSetgid
-	}
-}
-
 func checkDir(in *inode) error {
 	switch {
 	case in == nil:

@@ -95,7 +95,7 @@ func (o *SetAttr) setOwner(in *inode, cred *dfs.Cred) {
 		in.GID = *o.GID
 	}
 	if o.KillSuid || owner || o.Size != nil && unprivileged {
-		in.killSuid()
+		in.KillSuid()
 	}
 	if o.Mode != nil {
 		in.Mode = in.Mode&dfs.TypeMask | *o.Mode&modePerm

@@ -111,32 +111,25 @@ func (tx *tx) dir(ino dfs.Ino) (*inode, error) {
 
 // change marks an inode as changed now.
 func (tx *tx) change(in *inode) {
-	in.Ctime = tx.c.Time
-	in.Change++
+	in.Changed(tx.c.Time)
 	in.dirty = true
 }
 
 // changeDir marks a folder whose entries became more or fewer by entries, and
 // whose subfolders by dirs.
 func (tx *tx) changeDir(in *inode, entries, dirs int) {
-	in.Size += uint64(entries)
-	in.Nlink += uint32(dirs)
+	in.EntriesChanged(tx.c.Time, entries, dirs)
+	in.dirty = true
 	if invariant.On {
 		invariant.Check(int64(in.Size) >= 0 && in.Nlink >= 2, "meta: folder %d with %d entries and nlink %d", in.Ino, in.Size, in.Nlink)
 	}
-	in.Mtime = tx.c.Time
-	tx.change(in)
 }
 
 // dropLink takes one name from an inode; a folder has only one. An inode without
 // names is an orphan: the leader knows who has it open, and reaps it later.
 func (tx *tx) dropLink(in *inode) error {
-	if in.IsDir() {
-		in.Nlink = 0
-	} else {
-		in.Nlink--
-	}
-	tx.change(in)
+	in.DropLink(tx.c.Time)
+	in.dirty = true
 	if in.Nlink > 0 {
 		return nil
 	}
