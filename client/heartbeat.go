@@ -16,12 +16,7 @@ import (
 const releasedMany = 16 << 10
 
 // beatNow sends the next heartbeat early.
-func (fs *FS) beatNow() {
-	select {
-	case fs.beating <- struct{}{}:
-	default:
-	}
-}
+func (fs *FS) beatNow() { kick(fs.beating) }
 
 // beat is what a heartbeat tells besides that the client lives.
 type beat struct {

@@ -199,25 +199,16 @@ func (in *inode) doubt() {
 	in.mu.Unlock()
 }
 
-// ours is seen for attributes that were known here under a lease.
-func (fs *FS) ours(attr dfs.Attr) dfs.Attr {
-	if !attr.IsFile() {
-		return attr
-	}
-	fs.mu.RLock()
-	in := fs.inodes[attr.Ino]
-	fs.mu.RUnlock()
-	if in == nil {
-		return attr
-	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.adopt(&attr)
-	return in.overlay()
-}
+// seen takes over attributes of any inode that the masters told, and returns them as this
+// client sees them.
+func (fs *FS) seen(attr dfs.Attr) dfs.Attr { return fs.withWritten(attr, (*inode).validate) }
 
-// seen takes over attributes of any inode and returns them as this client sees them.
-func (fs *FS) seen(attr dfs.Attr) dfs.Attr {
+// ours is seen for attributes that were known here under a lease.
+func (fs *FS) ours(attr dfs.Attr) dfs.Attr { return fs.withWritten(attr, (*inode).adopt) }
+
+// withWritten has take, under inode.mu, take over attributes of a file that is open or has
+// bytes which are not committed, and adds those bytes.
+func (fs *FS) withWritten(attr dfs.Attr, take func(*inode, *dfs.Attr)) dfs.Attr {
 	if !attr.IsFile() {
 		return attr
 	}
@@ -229,7 +220,7 @@ func (fs *FS) seen(attr dfs.Attr) dfs.Attr {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.validate(&attr)
+	take(in, &attr)
 	return in.overlay()
 }
 
@@ -432,10 +423,7 @@ func (fs *FS) markDirty(in *inode) {
 	fs.mu.Lock()
 	fs.dirty[in] = true
 	fs.mu.Unlock()
-	select {
-	case fs.flushing <- struct{}{}:
-	default:
-	}
+	kick(fs.flushing)
 }
 
 // flushLoop submits bytes that have been dirty for long enough. Those of all files

@@ -33,8 +33,8 @@ var errLost = fmt.Errorf("the session has ended before changes were told to the 
 //
 // Lock order: leases.mu, then lane.mu.
 type lane struct {
-	fs   *FS
-	kick chan struct{}
+	fs  *FS
+	due chan struct{} // wakes run
 
 	mu      sync.Mutex
 	queue   []*change     // +checklocks:mu
@@ -58,7 +58,7 @@ type change struct {
 	told     func(*metapb.MutateReply, error) // with the one answer; nil: nobody wants it
 }
 
-func newLane(fs *FS) *lane { return &lane{fs: fs, kick: make(chan struct{}, 1)} }
+func newLane(fs *FS) *lane { return &lane{fs: fs, due: make(chan struct{}, 1)} }
 
 // full reports whether too much waits.
 func (l *lane) full() bool {
@@ -81,14 +81,7 @@ func (l *lane) add(c *change, urgent bool) {
 		l.urgent = l.added
 	}
 	if len(l.queue) == 1 || urgent || len(l.queue) == laneMany {
-		l.wake()
-	}
-}
-
-func (l *lane) wake() {
-	select {
-	case l.kick <- struct{}{}:
-	default:
+		kick(l.due)
 	}
 }
 
@@ -101,7 +94,7 @@ func (l *lane) flush(ctx context.Context) error {
 		return nil
 	}
 	l.urgent = max(l.urgent, target)
-	l.wake()
+	kick(l.due)
 	for l.done < target {
 		if l.changed == nil {
 			l.changed = make(chan struct{})
@@ -176,7 +169,7 @@ func (l *lane) take() []*change {
 			timer = t.C
 		}
 		select {
-		case <-l.kick:
+		case <-l.due:
 		case <-timer:
 		case <-l.fs.ctx.Done():
 			return nil

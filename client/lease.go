@@ -33,7 +33,7 @@ const (
 // be kept only when nothing happened to the inode here since it was asked for: each
 // recall and each change touches the inode, and who asks takes the clock first.
 //
-// Lock order: FS.mu, inode.mu, leases.mu. Nothing is called with leases.mu held.
+// Lock order: FS.mu, inode.mu, leases.mu, then session.mu or lane.mu.
 type leases struct {
 	fs    *FS
 	none  atomic.Bool  // the masters grant no leases at all
@@ -485,13 +485,12 @@ func (l *leases) session() uint64 {
 	return 0
 }
 
-func (l *leases) unpin(inos ...dfs.Ino) {
+// unpin ends what hold began.
+func (l *leases) unpin(ino dfs.Ino) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, ino := range inos {
-		if n := l.nodes[ino]; n != nil {
-			n.pins--
-		}
+	if n := l.nodes[ino]; n != nil {
+		n.pins--
 	}
 	l.wakeLocked()
 }
@@ -586,10 +585,7 @@ func (l *leases) forget(ino dfs.Ino) {
 // +checklocks:l.mu
 func (l *leases) evictLocked() {
 	if len(l.nodes) > nodesMax || l.names > namesMax || len(l.returns) > returnsMax {
-		select {
-		case l.evicting <- struct{}{}:
-		default:
-		}
+		kick(l.evicting)
 	}
 }
 

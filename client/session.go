@@ -421,6 +421,14 @@ func (fs *FS) grant(ctx context.Context, s *session, g *metapb.GrantIDs) (idRang
 	return idRange{r.From, r.To}, nil
 }
 
+// kick wakes the loop that reads from c, a channel with room for one.
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
 // sleep waits for d, or until Close.
 func (fs *FS) sleep(d time.Duration) {
 	t := time.NewTimer(d)
