@@ -783,9 +783,8 @@ func TestDirtyMemoryIsBounded(t *testing.T) {
 		c.master.setState(s, dfs.ServerUp)
 	}
 	eventually(t, 10*time.Second, func() bool { return f.Fsync(bg, false) == nil })
-	if n := fs.Stats().DirtyBytes; n != 0 {
-		t.Errorf("%d dirty bytes after fsync", n)
-	}
+	// gRPC may hold the memory of a message a little longer than the servers take to answer.
+	eventually(t, 10*time.Second, func() bool { return fs.Stats().DirtyBytes == 0 })
 }
 
 func TestCloseLeavesNothingBehind(t *testing.T) {

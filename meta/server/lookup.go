@@ -27,17 +27,23 @@ func (s *Server) serving(ctx context.Context) (*leadership, error) {
 	return l, l.leases.ready(ctx)
 }
 
-// readUnder reads one inode when no other session has changes of it to tell. The
-// session gets a lease where it can.
-func (s *Server) readUnder(ctx context.Context, session uint64, ino dfs.Ino, fn func(meta.View) error) ([]*metapb.Lease, error) {
+// leaseToRead waits until no other session has changes of the inode to tell, and grants
+// the session a lease where it can.
+func (s *Server) leaseToRead(ctx context.Context, session uint64, ino dfs.Ino) (*leadership, []*metapb.Lease, error) {
 	l, err := s.serving(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := l.told(ctx, dfs.SessionID(session), ino); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	leases, err := l.leases.read(ctx, dfs.SessionID(session), ino)
+	return l, leases, err
+}
+
+// readUnder reads one inode under such a lease.
+func (s *Server) readUnder(ctx context.Context, session uint64, ino dfs.Ino, fn func(meta.View) error) ([]*metapb.Lease, error) {
+	_, leases, err := s.leaseToRead(ctx, session, ino)
 	if err != nil {
 		return nil, err
 	}
@@ -46,15 +52,8 @@ func (s *Server) readUnder(ctx context.Context, session uint64, ino dfs.Ino, fn 
 
 // Lookup finds a name.
 func (s *Server) Lookup(ctx context.Context, req *metapb.LookupRequest) (*metapb.LookupReply, error) {
-	l, err := s.serving(ctx)
-	if err != nil {
-		return nil, err
-	}
 	session, parent := dfs.SessionID(req.Session), dfs.Ino(req.Parent)
-	if err := l.told(ctx, session, parent); err != nil {
-		return nil, err
-	}
-	leases, err := l.leases.read(ctx, session, parent)
+	l, leases, err := s.leaseToRead(ctx, req.Session, parent)
 	if err != nil {
 		return nil, err
 	}
@@ -84,9 +83,18 @@ func (s *Server) Lookup(ctx context.Context, req *metapb.LookupRequest) (*metapb
 
 // GetAttr tells an inode's attributes.
 func (s *Server) GetAttr(ctx context.Context, req *metapb.GetAttrRequest) (*metapb.GetAttrReply, error) {
+	_, leases, err := s.leaseToRead(ctx, req.Session, dfs.Ino(req.Ino))
+	if err != nil {
+		return nil, err
+	}
+	return s.tellAttr(ctx, dfs.Ino(req.Ino), leases)
+}
+
+// tellAttr answers the attributes that leases were granted for.
+func (s *Server) tellAttr(ctx context.Context, ino dfs.Ino, leases []*metapb.Lease) (*metapb.GetAttrReply, error) {
 	var attr dfs.Attr
-	leases, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
-		attr, err = v.GetAttr(dfs.Ino(req.Ino))
+	err := s.read(ctx, func(v meta.View) (err error) {
+		attr, err = v.GetAttr(ino)
 		return err
 	})
 	if err == nil {
@@ -109,16 +117,7 @@ func (s *Server) Acquire(ctx context.Context, req *metapb.AcquireRequest) (*meta
 	if err != nil {
 		return nil, err
 	}
-	var attr dfs.Attr
-	err = s.read(ctx, func(v meta.View) (err error) {
-		attr, err = v.GetAttr(dfs.Ino(req.Ino))
-		return err
-	})
-	if err == nil {
-		return &metapb.GetAttrReply{Attr: rpc.AttrToProto(&attr), Leases: leases}, nil
-	}
-	errno, err := verdict(err)
-	return &metapb.GetAttrReply{Errno: errno}, err
+	return s.tellAttr(ctx, dfs.Ino(req.Ino), leases)
 }
 
 // Open registers that a session has an inode open, then reads it.
@@ -203,15 +202,7 @@ func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*meta
 	if req.Plus {
 		limit = min(limit, entriesFirst)
 	}
-	l, err := s.serving(ctx)
-	if err != nil {
-		return nil, err
-	}
-	session := dfs.SessionID(req.Session)
-	if err := l.told(ctx, session, dfs.Ino(req.Ino)); err != nil {
-		return nil, err
-	}
-	leases, err := l.leases.read(ctx, session, dfs.Ino(req.Ino))
+	l, leases, err := s.leaseToRead(ctx, req.Session, dfs.Ino(req.Ino))
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +212,7 @@ func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*meta
 		return err
 	})
 	if err == nil && req.Plus {
-		more, err := l.attributes(ctx, session, &list)
+		more, err := l.attributes(ctx, dfs.SessionID(req.Session), &list)
 		if err != nil {
 			return nil, err
 		}
