@@ -55,6 +55,7 @@ func (fs *FS) created(cred dfs.Cred, attr dfs.Attr, parent dfs.Ino, name string,
 		in.extents.load(0, forever, nil)
 	}
 	in.mu.Unlock()
+	fs.leases.setOwn(&attr)
 	return newFile(in, cred, flags, registered)
 }
 

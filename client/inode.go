@@ -322,6 +322,7 @@ func (in *inode) Failed(pieces []*appender.Piece, err error) {
 	}
 	in.settledLocked(pieces)
 	in.mu.Unlock()
+	in.fs.leases.disown(in.ino)
 	in.fs.forget(in)
 }
 
@@ -360,6 +361,7 @@ func (in *inode) lose(err error) {
 	in.err = err
 	in.errSeq++
 	in.mu.Unlock()
+	in.fs.leases.disown(in.ino)
 	in.file.Discard(err)
 }
 

@@ -69,6 +69,7 @@ type node struct {
 	busy      int                // changes by the masters under way
 	target    string             // of a symlink; empty: not known
 	opened    bool               // a file was opened under this lease
+	own       bool               // the file was made or emptied here under this lease, and no byte written since was lost
 	recalled  bool               // no more changes in memory
 	place     *list.Element
 }
@@ -932,6 +933,39 @@ func (fs *FS) CacheFor(ino dfs.Ino) time.Duration {
 		return 0
 	}
 	return time.Duration(max(0, l.until.Load()-bootTime()))
+}
+
+// OwnPages reports whether the size and the bytes that the kernel has cached of a file
+// are right even if the attributes that it has are old: they are while all that has
+// happened to the file went through this kernel.
+func (fs *FS) OwnPages(ino dfs.Ino) bool {
+	l := fs.leases
+	if fs.invalidator.Load() == nil || !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[ino]
+	return n != nil && n.own && !n.recalled
+}
+
+// setOwn notes that a file was made or emptied here, with these attributes as the
+// outcome: nothing else has happened to it if they are those of now.
+func (l *leases) setOwn(attr *dfs.Attr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[attr.Ino]; n != nil && n.known && !n.recalled && n.attr.Change == attr.Change && attr.Size == 0 {
+		n.own = true
+	}
+}
+
+// disown is for a file whose bytes were lost after the kernel had cached them.
+func (l *leases) disown(ino dfs.Ino) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[ino]; n != nil {
+		n.own = false
+	}
 }
 
 // KeepPages reports, when a file is opened, whether bytes of it that the kernel has

@@ -61,10 +61,12 @@ func (in *inode) truncated(ctx context.Context, cred dfs.Cred, flags uint32, f *
 		in.mu.Unlock()
 		if !empty {
 			zero := uint64(0)
-			if _, err := in.fs.SetAttr(ctx, cred, in.ino, SetAttr{Size: &zero, Handle: true}); err != nil {
+			attr, err := in.fs.SetAttr(ctx, cred, in.ino, SetAttr{Size: &zero, Handle: true})
+			if err != nil {
 				f.Release()
 				return nil, err
 			}
+			in.fs.leases.setOwn(&attr)
 		}
 	}
 	return f, nil

@@ -38,7 +38,7 @@ func (fs *fileSystem) fillEntry(out *gofuse.EntryOut, parent dfs.Ino, a *dfs.Att
 	out.NodeId = fs.node(a.Ino)
 	out.Generation = 0 // inode numbers are never reused
 	fillAttr(&out.Attr, a)
-	out.SetAttrTimeout(fs.client.CacheFor(a.Ino))
+	out.SetAttrTimeout(fs.keepFor(a))
 	if fs.kernel.names.Load() {
 		out.SetEntryTimeout(fs.client.CacheFor(parent))
 	}

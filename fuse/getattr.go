@@ -22,7 +22,7 @@ func (fs *fileSystem) GetAttr(cancel <-chan struct{}, input *gofuse.GetAttrIn, o
 		return r.status(err)
 	}
 	fillAttr(&out.Attr, &attr)
-	out.SetTimeout(fs.client.CacheFor(attr.Ino))
+	out.SetTimeout(fs.keepFor(&attr))
 	return gofuse.OK
 }
 

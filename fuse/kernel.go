@@ -58,20 +58,39 @@ func (fs *fileSystem) Invalidate(inos []dfs.Ino) {
 		return
 	}
 	fs.doubtNames()
-	const attributes = -1
 	var unknown []uint64
 	for _, ino := range inos {
-		if node := fs.node(ino); srv.InodeNotify(node, attributes, 0) == gofuse.ENOENT {
+		if node := fs.node(ino); srv.InodeNotify(node, attributesOnly, 0) == gofuse.ENOENT {
 			unknown = append(unknown, node)
 		}
 	}
 	if len(unknown) > 0 && time.Since(time.Unix(0, fs.kernel.entry.Load())) < entryGrace {
 		time.Sleep(entryGrace)
 		for _, node := range unknown {
-			srv.InodeNotify(node, attributes, 0)
+			srv.InodeNotify(node, attributesOnly, 0)
 		}
 	}
 }
+
+// ownPagesMin is the size, in bytes, from which on it is worth more that the kernel keeps
+// the pages of a file which was written here than that it keeps the attributes.
+const ownPagesMin = 256 << 10
+
+// keepFor is how long the kernel may keep the attributes that it is about to be told. It
+// drops a file's pages when it learns of another mtime, also of the one that its own
+// writes have made. For a file that this mount alone has written, it is made to discard
+// what it learns, by an invalidation that overtakes the answer: stat(2) tells it to
+// the program, but the pages stay.
+func (fs *fileSystem) keepFor(a *dfs.Attr) time.Duration {
+	if a.IsFile() && a.Size >= ownPagesMin && fs.client.OwnPages(a.Ino) {
+		fs.kernel.server.InodeNotify(fs.node(a.Ino), attributesOnly, 0)
+		return 0
+	}
+	return fs.client.CacheFor(a.Ino)
+}
+
+// attributesOnly as the offset of an invalidation leaves the pages.
+const attributesOnly = -1
 
 // Numbers of the kernel's protocol that go-fuse has no call for.
 const (

@@ -28,6 +28,7 @@ const (
 // the server hears nothing; it ends by its timeout.
 var lineCalls = map[string]bool{
 	chunkpb.Chunk_Append_FullMethodName:  true,
+	chunkpb.Chunk_Read_FullMethodName:    true,
 	metapb.Raft_Messages_FullMethodName:  true,
 	metapb.Meta_Mutate_FullMethodName:    true,
 	metapb.Meta_Lookup_FullMethodName:    true,
@@ -99,7 +100,7 @@ func (ls *lines) connect(ctx context.Context) (*line, error) {
 	}
 	setUserTimeout(conn)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	l := newLine(conn, conn)
+	l := newLine(conn, attentive(conn))
 	_, err = conn.Write([]byte(preface))
 	var b []byte
 	if err == nil {

@@ -200,7 +200,7 @@ func (s *Server) unary(ctx context.Context, l *line, name string, m method) (mor
 		}
 		return s.check.check(ctx, name)
 	}
-	reply, err := m.unary.Handler(m.service, ctx, decode, nil)
+	reply, err := m.unary.Handler(m.service, ctx, decode, ownReply)
 	if err == nil {
 		err = l.message(nil, reply)
 		if _, refused := status.FromError(err); err == nil || !refused {
