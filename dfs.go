@@ -246,6 +246,8 @@ type Attr struct {
 	Btime  Time   // birth
 	Change uint64 // grows with each change of the inode or its bytes (NFSv4 change attribute)
 	Flags  uint32 // reserved for chattr flags
+
+	XattrBytes uint32 // names of its extended attributes, each with a final NUL, as listxattr(2) counts
 }
 
 // File type bits of Attr.Mode, as in Linux.
@@ -295,6 +297,17 @@ type Cred struct {
 const (
 	RenameNoReplace = 1
 	RenameExchange  = 2
+)
+
+// XattrNameMax is the bytes of the name of an extended attribute, with its namespace.
+const XattrNameMax = 255
+
+// Namespaces of extended attributes, see xattr(7). "system." would hold ACLs, which
+// dfs does not have.
+const (
+	XattrUser     = "user."
+	XattrTrusted  = "trusted."
+	XattrSecurity = "security."
 )
 
 // Flags of SetXattr, as in setxattr(2).

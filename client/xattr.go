@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"strings"
 
 	"dfs"
 	"dfs/proto/metapb"
@@ -10,6 +11,9 @@ import (
 
 // GetXattr reads one extended attribute.
 func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) {
+	if cred.Checked && plainXattr(name) && fs.withoutXattrs(ino) {
+		return nil, dfs.ENODATA
+	}
 	var reply *metapb.GetXattrReply
 	if err := fs.lane.settle(ctx); err != nil {
 		return nil, err
@@ -51,6 +55,9 @@ func (fs *FS) xattr(ctx context.Context, ino dfs.Ino, m *metapb.Mutation, repeat
 
 // ListXattr lists the names of extended attributes.
 func (fs *FS) ListXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino) ([]string, error) {
+	if fs.withoutXattrs(ino) {
+		return nil, nil
+	}
 	var reply *metapb.ListXattrReply
 	if err := fs.lane.settle(ctx); err != nil {
 		return nil, err
@@ -70,4 +77,22 @@ func (fs *FS) ListXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino) ([]stri
 		names[i] = string(n)
 	}
 	return names, nil
+}
+
+// withoutXattrs reports whether it is known here that the inode has no extended
+// attributes: ls(1) asks for some of each file.
+func (fs *FS) withoutXattrs(ino dfs.Ino) bool {
+	attr, known := fs.leases.attr(ino)
+	return known && attr.XattrBytes == 0
+}
+
+// plainXattr reports whether there is nothing to be said about a name but what value
+// it has.
+func plainXattr(name string) bool {
+	space, rest, _ := strings.Cut(name, ".")
+	switch space + "." {
+	case dfs.XattrUser, dfs.XattrTrusted, dfs.XattrSecurity:
+		return rest != "" && len(name) <= dfs.XattrNameMax && strings.IndexByte(name, 0) < 0
+	}
+	return false
 }

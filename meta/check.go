@@ -307,8 +307,8 @@ func (c *checker) judgeInode(f *facts) {
 	if f.end > in.Size && !in.IsDir() {
 		c.ino(in.Ino, "size is %d, extents end at %d", in.Size, f.end)
 	}
-	if uint64(in.xattrBytes) != f.xattrs && !f.orphan { // a reap may have stopped between them
-		c.ino(in.Ino, "says %d bytes of xattr names, has %d", in.xattrBytes, f.xattrs)
+	if uint64(in.XattrBytes) != f.xattrs && !f.orphan { // a reap may have stopped between them
+		c.ino(in.Ino, "says %d bytes of xattr names, has %d", in.XattrBytes, f.xattrs)
 	}
 }
 

@@ -64,18 +64,18 @@ func (tx *tx) reap(in *inode, limit int) (n int, done bool, err error) {
 			return n, false, err
 		}
 	}
-	if in.Alloc == 0 && in.xattrBytes > 0 {
+	if in.Alloc == 0 && in.XattrBytes > 0 {
 		ino := uint64(in.Ino)
 		m, err := tx.deleteSome(key1(kindXattr, ino), after(kindXattr, ino), limit-n)
 		if err != nil {
 			return n, false, err
 		}
 		if m < limit-n {
-			in.xattrBytes = 0
+			in.XattrBytes = 0
 		}
 		n += m
 	}
-	if in.Alloc > 0 || in.xattrBytes > 0 {
+	if in.Alloc > 0 || in.XattrBytes > 0 {
 		return n, false, tx.t.Set(key1(kindInode, uint64(in.Ino)), in.encode(nil))
 	}
 	tx.counts.files--

@@ -17,10 +17,9 @@ const hostMax = dfs.PathMax
 // inode is the row of an inode.
 type inode struct {
 	dfs.Attr
-	parent     dfs.Ino // of a folder: where ".." leads; of the root, itself
-	body       dfs.Ino // its extents are kept under this number; 0: under its own
-	xattrBytes uint32  // names of its xattrs, each with a final NUL, as listxattr(2) counts
-	target     string  // of a symlink
+	parent dfs.Ino // of a folder: where ".." leads; of the root, itself
+	body   dfs.Ino // its extents are kept under this number; 0: under its own
+	target string  // of a symlink
 
 	dirty bool
 }
@@ -52,7 +51,7 @@ func (in *inode) encode(b []byte) []byte {
 	set(inodeFlags, in.Flags != 0)
 	set(inodeParent, in.parent != 0)
 	set(inodeBody, in.body != 0)
-	set(inodeXattrs, in.xattrBytes != 0)
+	set(inodeXattrs, in.XattrBytes != 0)
 	set(inodeTarget, in.target != "")
 
 	b = append(b, rowVersion)
@@ -83,7 +82,7 @@ func (in *inode) encode(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(in.body))
 	}
 	if has&inodeXattrs != 0 {
-		b = binary.AppendUvarint(b, uint64(in.xattrBytes))
+		b = binary.AppendUvarint(b, uint64(in.XattrBytes))
 	}
 	if has&inodeTarget != 0 {
 		b = appendString(b, in.target)
@@ -131,7 +130,7 @@ func decodeInode(ino dfs.Ino, b []byte) (*inode, error) {
 		in.body = dfs.Ino(d.uvarint())
 	}
 	if has&inodeXattrs != 0 {
-		in.xattrBytes = d.uvarint32()
+		in.XattrBytes = d.uvarint32()
 	}
 	if has&inodeTarget != 0 {
 		in.target = d.string(dfs.PathMax)

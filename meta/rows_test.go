@@ -85,8 +85,8 @@ func samples() map[string][][]byte {
 	t := dfs.Time{Sec: -5, Nsec: 999_999_999}
 	full := inode{
 		Attr: dfs.Attr{Ino: 5, Mode: dfs.TypeLink | 0o777, Nlink: 1, UID: 1, GID: 1<<32 - 1, Rdev: 3, Layout: dfs.DefaultLayout, Size: 4,
-			Alloc: 1 << 60, Atime: t, Mtime: dfs.Time{Sec: 1}, Ctime: dfs.Time{Sec: 1 << 40}, Btime: dfs.Time{Nsec: 1}, Change: 9, Flags: 1},
-		parent: 1, body: 77, xattrBytes: 12, target: "link",
+			Alloc: 1 << 60, Atime: t, Mtime: dfs.Time{Sec: 1}, Ctime: dfs.Time{Sec: 1 << 40}, Btime: dfs.Time{Nsec: 1}, Change: 9, Flags: 1, XattrBytes: 12},
+		parent: 1, body: 77, target: "link",
 	}
 	s := Session{Nonce: 1 << 63, Host: "h", Mountpoint: "/m", Version: "v", Opened: t}
 	reply := Reply{Errno: dfs.ENOENT, Attr: &full.Attr, Existed: true, StaleMap: true, Session: 3, Inodes: Range{1, 2}, Chunks: Range{3, 4},

@@ -6,22 +6,11 @@ import (
 	"dfs"
 )
 
-// xattrNameMax is the bytes of a name, with its namespace.
-const xattrNameMax = 255
-
-// Namespaces of extended attributes, see xattr(7). "system." would hold ACLs,
-// which dfs does not have.
-const (
-	xattrUser     = "user."
-	xattrTrusted  = "trusted."
-	xattrSecurity = "security."
-)
-
 // checkXattr refuses names and, by namespace, inodes and callers, as Linux's
 // xattr_permission does. What must not be written is EPERM, what must not be
 // seen looks as if it did not exist.
 func checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
-	if name == "" || len(name) > xattrNameMax {
+	if name == "" || len(name) > dfs.XattrNameMax {
 		return dfs.ERANGE
 	}
 	hidden := dfs.ENODATA
@@ -29,18 +18,18 @@ func checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
 		hidden = dfs.EPERM
 	}
 	switch space := name[:strings.IndexByte(name, '.')+1]; space {
-	case xattrUser:
+	case dfs.XattrUser:
 		if !in.IsFile() && !in.IsDir() {
 			return hidden
 		}
 		if in.IsDir() && in.Mode&modeSticky != 0 && mask&mayWrite != 0 && !in.owns(cred) {
 			return dfs.EPERM
 		}
-	case xattrTrusted:
+	case dfs.XattrTrusted:
 		if !root(cred) {
 			return hidden
 		}
-	case xattrSecurity:
+	case dfs.XattrSecurity:
 		if mask&mayWrite != 0 && !cred.Checked && !root(cred) {
 			return dfs.EPERM
 		}
@@ -50,7 +39,7 @@ func checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
 	if strings.HasSuffix(name, ".") && strings.Count(name, ".") == 1 || strings.IndexByte(name, 0) >= 0 {
 		return dfs.EINVAL
 	}
-	if strings.HasPrefix(name, xattrUser) {
+	if strings.HasPrefix(name, dfs.XattrUser) {
 		return in.may(cred, mask)
 	}
 	return nil
@@ -73,11 +62,11 @@ func (o *SetXattr) apply(tx *tx) (Reply, error) {
 		return Reply{}, dfs.ENODATA
 	}
 	if !old {
-		n := in.xattrBytes + uint32(len(o.Name)) + 1
+		n := in.XattrBytes + uint32(len(o.Name)) + 1
 		if n > dfs.XattrMax {
 			return Reply{}, dfs.ENOSPC // listxattr(2) could not list them
 		}
-		in.xattrBytes = n
+		in.XattrBytes = n
 	}
 	v := append(make([]byte, 0, 1+len(o.Value)), rowVersion)
 	if err := tx.t.Set(xattrKey(o.Ino, o.Name), append(v, o.Value...)); err != nil {
@@ -98,7 +87,7 @@ func (o *RemoveXattr) apply(tx *tx) (Reply, error) {
 	if err := tx.t.Delete(xattrKey(o.Ino, o.Name)); err != nil {
 		return Reply{}, err
 	}
-	in.xattrBytes -= uint32(len(o.Name)) + 1
+	in.XattrBytes -= uint32(len(o.Name)) + 1
 	tx.change(in)
 	return tx.attr(in), nil
 }
@@ -111,7 +100,7 @@ func (tx *tx) xattr(ino dfs.Ino, name string) (in *inode, old bool, err error) {
 	if err := checkXattr(in, &tx.c.Cred, name, mayWrite); err != nil {
 		return nil, false, err
 	}
-	if in.xattrBytes == 0 {
+	if in.XattrBytes == 0 {
 		return in, false, nil
 	}
 	v, err := tx.t.Get(xattrKey(ino, name))
@@ -127,7 +116,7 @@ func (v View) GetXattr(cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) 
 	if err := checkXattr(in, &cred, name, mayRead); err != nil {
 		return nil, err
 	}
-	if in.xattrBytes == 0 {
+	if in.XattrBytes == 0 {
 		return nil, dfs.ENODATA
 	}
 	b, err := v.r.Get(xattrKey(ino, name))
@@ -150,12 +139,12 @@ func decodeXattr(b []byte) ([]byte, error) {
 // ListXattr lists the names of the extended attributes that cred may see.
 func (v View) ListXattr(cred dfs.Cred, ino dfs.Ino) ([]string, error) {
 	in, err := v.stale(ino)
-	if err != nil || in.xattrBytes == 0 {
+	if err != nil || in.XattrBytes == 0 {
 		return nil, err
 	}
 	var names []string
 	err = v.r.Scan(key1(kindXattr, uint64(ino)), after(kindXattr, uint64(ino)), func(k, _ []byte) (bool, error) {
-		if name := string(k[9:]); root(&cred) || !strings.HasPrefix(name, xattrTrusted) {
+		if name := string(k[9:]); root(&cred) || !strings.HasPrefix(name, dfs.XattrTrusted) {
 			names = append(names, name)
 		}
 		return true, nil

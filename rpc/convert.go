@@ -31,6 +31,7 @@ func AttrToProto(a *dfs.Attr) *metapb.Attr {
 	p := &m.attr
 	p.Ino, p.Mode, p.Nlink, p.Uid, p.Gid, p.Rdev = uint64(a.Ino), a.Mode, a.Nlink, a.UID, a.GID, a.Rdev
 	p.Layout, p.Size, p.Alloc, p.Change, p.Flags = uint32(a.Layout), a.Size, a.Alloc, a.Change, a.Flags
+	p.XattrBytes = a.XattrBytes
 	p.Atime, p.Mtime, p.Ctime, p.Btime = &m.times[0], &m.times[1], &m.times[2], &m.times[3]
 	return p
 }
@@ -42,7 +43,7 @@ func AttrFromProto(a *metapb.Attr) dfs.Attr {
 		Layout: dfs.Layout(a.GetLayout()), Size: a.GetSize(), Alloc: a.GetAlloc(),
 		Atime: TimeFromProto(a.GetAtime()), Mtime: TimeFromProto(a.GetMtime()),
 		Ctime: TimeFromProto(a.GetCtime()), Btime: TimeFromProto(a.GetBtime()),
-		Change: a.GetChange(), Flags: a.GetFlags(),
+		Change: a.GetChange(), Flags: a.GetFlags(), XattrBytes: a.GetXattrBytes(),
 	}
 }
 

@@ -94,6 +94,7 @@ type Attr struct {
 	Btime         *Time                  `protobuf:"bytes,13,opt,name=btime,proto3" json:"btime,omitempty"`
 	Change        uint64                 `protobuf:"varint,14,opt,name=change,proto3" json:"change,omitempty"`
 	Flags         uint32                 `protobuf:"varint,15,opt,name=flags,proto3" json:"flags,omitempty"`
+	XattrBytes    uint32                 `protobuf:"varint,16,opt,name=xattr_bytes,json=xattrBytes,proto3" json:"xattr_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +230,13 @@ func (x *Attr) GetChange() uint64 {
 func (x *Attr) GetFlags() uint32 {
 	if x != nil {
 		return x.Flags
+	}
+	return 0
+}
+
+func (x *Attr) GetXattrBytes() uint32 {
+	if x != nil {
+		return x.XattrBytes
 	}
 	return 0
 }
@@ -4868,7 +4876,7 @@ const file_meta_proto_rawDesc = "" +
 	"meta.proto\x12\vdfs.meta.v1\",\n" +
 	"\x04Time\x12\x10\n" +
 	"\x03sec\x18\x01 \x01(\x03R\x03sec\x12\x12\n" +
-	"\x04nsec\x18\x02 \x01(\rR\x04nsec\"\x8e\x03\n" +
+	"\x04nsec\x18\x02 \x01(\rR\x04nsec\"\xaf\x03\n" +
 	"\x04Attr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x14\n" +
@@ -4885,7 +4893,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x05ctime\x18\f \x01(\v2\x11.dfs.meta.v1.TimeR\x05ctime\x12'\n" +
 	"\x05btime\x18\r \x01(\v2\x11.dfs.meta.v1.TimeR\x05btime\x12\x16\n" +
 	"\x06change\x18\x0e \x01(\x04R\x06change\x12\x14\n" +
-	"\x05flags\x18\x0f \x01(\rR\x05flags\"\\\n" +
+	"\x05flags\x18\x0f \x01(\rR\x05flags\x12\x1f\n" +
+	"\vxattr_bytes\x18\x10 \x01(\rR\n" +
+	"xattrBytes\"\\\n" +
 	"\x04Cred\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x02 \x01(\rR\x03gid\x12\x16\n" +

@@ -88,6 +88,9 @@ func (fs *FS) Attr(n *Node) dfs.Attr {
 			a.Alloc++
 		}
 	}
+	for name := range n.Xattrs {
+		a.XattrBytes += uint32(len(name)) + 1
+	}
 	if n.is(dfs.TypeDir) {
 		if a.Nlink = 2; fs.dead(n) {
 			a.Nlink = 0
