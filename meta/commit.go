@@ -95,18 +95,28 @@ func (tx *tx) present(cc *ChunkCommit, c *chunk) (stale bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	home, acting, err := tx.v.acting(cc.Chunk.PG(cl.buckets))
-	if err != nil {
-		return false, err
-	}
 	var mask uint32
-	for i, id := range cc.Servers {
-		if id != 0 && i < len(acting) && acting[i] == id {
-			mask |= 1 << i
+	if c.committed > 0 && c.epoch == cl.epoch {
+		// Most commits: by the same map as the one before, whose servers were compared.
+		for i, id := range cc.Servers {
+			if id != 0 {
+				mask |= 1 << i
+			}
 		}
-	}
-	if c.committed > 0 {
-		mask &= c.presentNow(home)
+		mask &= c.present
+	} else {
+		home, acting, err := tx.v.acting(cc.Chunk.PG(cl.buckets))
+		if err != nil {
+			return false, err
+		}
+		for i, id := range cc.Servers {
+			if id != 0 && i < len(acting) && acting[i] == id {
+				mask |= 1 << i
+			}
+		}
+		if c.committed > 0 {
+			mask &= c.presentNow(home)
+		}
 	}
 	if bits.OnesCount32(mask) < cc.Chunk.Layout().MinWrite() {
 		return true, nil
