@@ -100,7 +100,7 @@ func (ls *lines) connect(ctx context.Context) (*line, error) {
 	}
 	setUserTimeout(conn)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	l := newLine(conn, attentive(conn))
+	l := newLine(conn, conn)
 	_, err = conn.Write([]byte(preface))
 	var b []byte
 	if err == nil {
