@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"dfs"
+	"dfs/chunk/record"
 	"dfs/internal/disk"
 )
 
@@ -169,11 +170,11 @@ func (s *Store) put(c *fragment, r Record) (end uint32, pending bool, err error)
 	if err != nil {
 		return 0, false, err
 	}
-	h := recordHeader{
+	h := record.Header{
 		Chunk: r.Chunk, Session: r.Session, Offset: r.Offset, Fragment: r.Fragment,
 		RecordLen: r.RecordLen, Len: uint32(len(r.Data)), Epoch: r.Epoch, CRCs: r.CRCs,
 	}
-	end = r.Offset + h.space()
+	end = r.Offset + h.Space()
 	file, err := s.files.acquire(c)
 	if err != nil {
 		return 0, false, fmt.Errorf("chunk %s: %w", c.id, verdict(err))
@@ -183,10 +184,10 @@ func (s *Store) put(c *fragment, r Record) (end uint32, pending bool, err error)
 		pending, err := c.duplicate(file, h, r.Data)
 		return end, pending, err
 	}
-	if err := c.volume.take(int64(h.space())); err != nil {
+	if err := c.volume.take(int64(h.Space())); err != nil {
 		return 0, false, err
 	}
-	c.small = h.space() <= zeroFor
+	c.small = h.Space() <= zeroFor
 	if err := c.write(file, h, r.Data); err != nil {
 		// The end stays where it is: whatever was written is not part of the chunk.
 		return 0, false, fmt.Errorf("write chunk %s: %w", c.id, verdict(err))
@@ -234,10 +235,10 @@ func (s *Store) admit(c *fragment, r Record) (end uint32, err error) {
 // there, its sender has not heard the answer.
 //
 // +checklocks:c.writeMu
-func (c *fragment) duplicate(file disk.File, h recordHeader, data []byte) (pending bool, err error) {
+func (c *fragment) duplicate(file disk.File, h record.Header, data []byte) (pending bool, err error) {
 	block := pages.Get().(*[]byte)
 	defer pages.Put(block)
-	old, err := readRecord(file, h.Offset, *block)
+	old, err := record.ReadHeader(file, h.Offset, *block)
 	if err != nil || old.Session != h.Session || old.RecordLen != h.RecordLen || !slices.Equal(old.CRCs, h.CRCs) {
 		return false, fmt.Errorf("chunk %s has another record at %d: %w", c.id, h.Offset, dfs.EINVAL)
 	}
@@ -251,7 +252,7 @@ func (c *fragment) duplicate(file disk.File, h recordHeader, data []byte) (pendi
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return h.Offset+h.space() > c.synced, nil
+	return h.Offset+h.Space() > c.synced, nil
 }
 
 // pages recycles buffers of one page, buffers those of a small record with its head.
@@ -266,14 +267,14 @@ var (
 // what it has, which is zeros or a hole.
 //
 // +checklocks:c.writeMu
-func (c *fragment) write(file disk.File, h recordHeader, data []byte) error {
-	space, head := h.space(), h.head()
+func (c *fragment) write(file disk.File, h record.Header, data []byte) error {
+	space, head := h.Space(), h.Head()
 	if space <= smallBytes {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
 		b := (*buf)[:space]
 		clear(b[:head])
-		h.encode(b)
+		h.Encode(b)
 		clear(b[int(head)+copy(b[head:], data):])
 		_, err := file.WriteAt(b, int64(h.Offset))
 		return err
@@ -281,7 +282,7 @@ func (c *fragment) write(file disk.File, h recordHeader, data []byte) error {
 	block := pages.Get().(*[]byte)
 	defer pages.Put(block)
 	clear(*block)
-	h.encode(*block)
+	h.Encode(*block)
 	if _, err := file.WriteAt(*block, int64(h.Offset)); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"dfs"
 	"dfs/chunk"
+	"dfs/chunk/record"
 	"dfs/internal/disk"
 )
 
@@ -149,7 +150,7 @@ func submit(s *chunk.Store, h *history, id dfs.ChunkID, rng *rand.Rand, wg *sync
 	if skip {
 		return
 	}
-	r := record(rng.Uint64(), id.Seq(), off, 1+rng.IntN([]int{100, 5000, 40000, 200000}[rng.IntN(4)]))
+	r := testRecord(rng.Uint64(), id.Seq(), off, 1+rng.IntN([]int{100, 5000, 40000, 200000}[rng.IntN(4)]))
 	h.mu.Lock()
 	if h.records[id] == nil {
 		h.records[id], h.acked[id] = map[uint32]chunk.Record{}, map[uint32]bool{}
@@ -173,7 +174,7 @@ func submit(s *chunk.Store, h *history, id dfs.ChunkID, rng *rand.Rand, wg *sync
 func checkHistory(t *testing.T, s *chunk.Store, h *history) {
 	for _, id := range slices.Sorted(maps.Keys(h.records)) {
 		for off, r := range h.records[id] {
-			got, err := s.Read(chunk.Piece{Chunk: id, Record: off, Len: uint32(len(r.Data))}, nil)
+			got, err := s.Read(record.Piece{Chunk: id, Record: off, Len: uint32(len(r.Data))}, nil)
 			switch {
 			case err == nil && !bytes.Equal(got.Data, r.Data):
 				t.Errorf("chunk %s: the record at %d reads as something else", id, off)

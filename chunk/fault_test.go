@@ -12,6 +12,7 @@ import (
 
 	"dfs"
 	"dfs/chunk"
+	"dfs/chunk/record"
 	"dfs/internal/disk"
 	"dfs/internal/disk/disktest"
 )
@@ -23,21 +24,21 @@ func file(r chunk.Record) string {
 func TestFailedSyncEndsTheChunk(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	first := record(1, 1, dfs.FirstRecord, 9000)
+	first := testRecord(1, 1, dfs.FirstRecord, 9000)
 	end := appendOK(t, s, first)
 	disktest.Fail(t, m, "sync "+path.Base(file(first))+" times=1")
-	second := record(2, 1, end, 9000)
+	second := testRecord(2, 1, end, 9000)
 	_, err := s.Append(second)
 	wantErrno(t, err, dfs.EIO)
 	// The disk is well again, but nobody knows what is on it.
 	_, err = s.Append(second)
 	wantErrno(t, err, dfs.EIO)
-	_, err = s.Append(record(3, 1, end+uint32(dfs.RecordSpace(9000)), 10))
+	_, err = s.Append(testRecord(3, 1, end+uint32(dfs.RecordSpace(9000)), 10))
 	wantErrno(t, err, dfs.EIO)
 	readOK(t, s, first)
-	_, err = s.Read(chunk.Piece{Chunk: second.Chunk, Record: second.Offset, Len: 1}, nil)
+	_, err = s.Read(record.Piece{Chunk: second.Chunk, Record: second.Offset, Len: 1}, nil)
 	wantErrno(t, err, dfs.ENOENT)
-	appendOK(t, s, record(1, 2, dfs.FirstRecord, 100)) // other chunks go on
+	appendOK(t, s, testRecord(1, 2, dfs.FirstRecord, 100)) // other chunks go on
 	if got, err := s.Seal(first.Chunk); err != nil || got != end {
 		t.Fatalf("sealed at %d, want %d: %v", got, end, err)
 	}
@@ -54,14 +55,14 @@ func TestFailedSyncEndsTheChunk(t *testing.T) {
 func TestRecordsThatShareAFailedSyncAllFail(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	r := record(1, 1, dfs.FirstRecord, 100)
+	r := testRecord(1, 1, dfs.FirstRecord, 100)
 	off := appendOK(t, s, r)
 	disktest.Fail(t, m, "sync "+path.Base(file(r))+" delay=30ms err=EIO times=1")
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
 	for i := range 10 {
-		r := record(uint64(2+i), 1, off, 100)
+		r := testRecord(uint64(2+i), 1, off, 100)
 		off += uint32(dfs.RecordSpace(100))
 		wg.Add(1)
 		s.Submit(r, func(_ uint32, err error) {
@@ -81,32 +82,32 @@ func TestFailedFolderSyncFailsTheNewChunk(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
 	disktest.Fail(t, m, "syncdir chunks/01 times=1")
-	_, err := s.Append(record(1, 1, dfs.FirstRecord, 100))
+	_, err := s.Append(testRecord(1, 1, dfs.FirstRecord, 100))
 	wantErrno(t, err, dfs.EIO)
-	appendOK(t, s, record(1, 2, dfs.FirstRecord, 100))
+	appendOK(t, s, testRecord(1, 2, dfs.FirstRecord, 100))
 }
 
 func TestFailedWriteLeavesTheEndWhereItWas(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	first := record(1, 1, dfs.FirstRecord, 100000)
+	first := testRecord(1, 1, dfs.FirstRecord, 100000)
 	end := appendOK(t, s, first)
 	for errno, text := range map[dfs.Errno]string{dfs.ENOSPC: "ENOSPC", dfs.EIO: "EIO"} {
 		// The header is written, the payload is not.
 		remove := disktest.Fail(t, m, "write "+path.Base(file(first))+" after=1 times=1 err="+text)
-		_, err := s.Append(record(2, 1, end, 200000))
+		_, err := s.Append(testRecord(2, 1, end, 200000))
 		wantErrno(t, err, errno)
 		remove()
 	}
-	second := record(3, 1, end, 100000)
+	second := testRecord(3, 1, end, 100000)
 	appendOK(t, s, second)
 	readOK(t, s, first)
 	readOK(t, s, second)
 	remove := disktest.Fail(t, m, "open *.0 err=ENOSPC")
-	_, err := s.Append(record(1, 2, dfs.FirstRecord, 100))
+	_, err := s.Append(testRecord(1, 2, dfs.FirstRecord, 100))
 	wantErrno(t, err, dfs.ENOSPC)
 	remove()
-	appendOK(t, s, record(1, 2, dfs.FirstRecord, 100))
+	appendOK(t, s, testRecord(1, 2, dfs.FirstRecord, 100))
 }
 
 func TestFullDiskRefusesAppendsOnly(t *testing.T) {
@@ -117,7 +118,7 @@ func TestFullDiskRefusesAppendsOnly(t *testing.T) {
 	var all []chunk.Record
 	var err error
 	for i := range 100 {
-		r := record(uint64(i), 1, off, 100000)
+		r := testRecord(uint64(i), 1, off, 100000)
 		if _, err = s.Append(r); err != nil {
 			break
 		}
@@ -131,7 +132,7 @@ func TestFullDiskRefusesAppendsOnly(t *testing.T) {
 	if _, free, _ := m.Usage("/data"); free < 1<<20 {
 		t.Fatalf("only %d bytes are left", free)
 	}
-	_, err = s.Append(record(1, 2, dfs.FirstRecord, 100000))
+	_, err = s.Append(testRecord(1, 2, dfs.FirstRecord, 100000))
 	wantErrno(t, err, dfs.ENOSPC)
 	for _, r := range all {
 		readOK(t, s, r)
@@ -146,7 +147,7 @@ func TestFullDiskRefusesAppendsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "space that was given back can be used", func() bool {
-		_, err := s.Append(record(1, 2, dfs.FirstRecord, 100000))
+		_, err := s.Append(testRecord(1, 2, dfs.FirstRecord, 100000))
 		return err == nil
 	})
 }
@@ -154,18 +155,18 @@ func TestFullDiskRefusesAppendsOnly(t *testing.T) {
 func TestFlippedBitIsNeverServed(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	r := record(1, 1, dfs.FirstRecord, 20000)
+	r := testRecord(1, 1, dfs.FirstRecord, 20000)
 	end := appendOK(t, s, r)
-	inline := record(2, 1, end, 50)
+	inline := testRecord(2, 1, end, 50)
 	appendOK(t, s, inline)
-	piece := chunk.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 20000}
+	piece := record.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 20000}
 	if err := m.Flip(file(r), int64(dfs.FirstRecord)+4096+2*4096+17, 0x40); err != nil {
 		t.Fatal(err)
 	}
 	_, err := s.Read(piece, nil)
 	wantErrno(t, err, dfs.EIO)
 	for page := range uint32(5) {
-		got, err := s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset, Off: page*4096 + 5, Len: 10}, nil)
+		got, err := s.Read(record.Piece{Chunk: r.Chunk, Record: r.Offset, Off: page*4096 + 5, Len: 10}, nil)
 		if page == 2 {
 			wantErrno(t, err, dfs.EIO)
 		} else if err != nil || got.Off != page*4096 || !bytes.Equal(got.Data, r.Data[page*4096:min(20000, page*4096+4096)]) {
@@ -175,13 +176,13 @@ func TestFlippedBitIsNeverServed(t *testing.T) {
 	if err := m.Flip(file(r), int64(end)+70, 1); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Record: end, Len: 50}, nil)
+	_, err = s.Read(record.Piece{Chunk: r.Chunk, Record: end, Len: 50}, nil)
 	wantErrno(t, err, dfs.EIO)
 	if n := s.Stats().BadReads; n != 3 {
 		t.Fatalf("%d bad reads", n)
 	}
 	// A damaged record does not cost those after it, even if the chunk was never sealed.
-	last := record(3, 1, end+4096, 5000)
+	last := testRecord(3, 1, end+4096, 5000)
 	appendOK(t, s, last)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -196,7 +197,7 @@ func TestFlippedBitIsNeverServed(t *testing.T) {
 			t.Fatal(err)
 		}
 		s2 := open(t, m.Crash(rand.New(rand.NewPCG(1, 1))), chunk.Config{})
-		if _, err := s2.Read(chunk.Piece{Chunk: r.Chunk, Record: last.Offset, Len: 5000}, nil); err == nil {
+		if _, err := s2.Read(record.Piece{Chunk: r.Chunk, Record: last.Offset, Len: 5000}, nil); err == nil {
 			t.Fatalf("flip at %d of the header is not noticed", off)
 		}
 		if err := m.Flip(file(r), int64(last.Offset)+off, 1<<(off%8)); err != nil {
@@ -210,7 +211,7 @@ func TestDamagedFileHindersNoOther(t *testing.T) {
 	s := open(t, m, chunk.Config{})
 	var all []chunk.Record
 	for seq := range uint64(6) {
-		r := record(seq, seq, dfs.FirstRecord, 5000)
+		r := testRecord(seq, seq, dfs.FirstRecord, 5000)
 		appendOK(t, s, r)
 		all = append(all, r)
 	}
@@ -252,15 +253,15 @@ func TestDamagedFileHindersNoOther(t *testing.T) {
 			readOK(t, s, all[i])
 			continue
 		}
-		if _, err := s.Read(chunk.Piece{Chunk: all[i].Chunk, Record: dfs.FirstRecord, Len: 5000}, nil); err == nil {
+		if _, err := s.Read(record.Piece{Chunk: all[i].Chunk, Record: dfs.FirstRecord, Len: 5000}, nil); err == nil {
 			t.Errorf("damaged chunk %d was read", i)
 		}
 	}
-	_, err := s.Append(record(9, 1, dfs.FirstRecord+8192+4096, 10))
+	_, err := s.Append(testRecord(9, 1, dfs.FirstRecord+8192+4096, 10))
 	wantErrno(t, err, dfs.EIO)
 	_, err = s.Seal(all[1].Chunk)
 	wantErrno(t, err, dfs.EIO)
-	_, err = s.Append(record(9, 5, dfs.FirstRecord+8192+4096, 10))
+	_, err = s.Append(testRecord(9, 5, dfs.FirstRecord+8192+4096, 10))
 	wantErrno(t, err, dfs.ESTALE)
 	if end, err := s.Seal(all[5].Chunk); err != nil || end != dfs.FirstRecord+12288 {
 		t.Errorf("sealed again at %d: %v", end, err)
@@ -287,7 +288,7 @@ func TestDamagedFileHindersNoOther(t *testing.T) {
 func TestFoldersOfOthersAreRefusedAndLeftAlone(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{Node: 5, Cluster: 7})
-	r := record(1, 1, dfs.FirstRecord, 100)
+	r := testRecord(1, 1, dfs.FirstRecord, 100)
 	appendOK(t, s, r)
 	_, err := chunk.Open(chunk.Config{FS: m, Dirs: []string{"/data"}})
 	if err == nil || !strings.Contains(err.Error(), "in use") {

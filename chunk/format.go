@@ -3,18 +3,18 @@ package chunk
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"dfs"
+	"dfs/chunk/record"
 )
 
 // The formats on disk. All numbers are little endian; each structure ends with the
 // crc32c of what is before it. docs/formats.md tells how each may evolve.
 const (
-	formatVersion = 1 // of the data folder, of fragment files and of records
+	formatVersion = 1 // of the data folder and of fragment files
 
 	headerMagic = "dfschunk"
 	headerBytes = 64
@@ -23,14 +23,6 @@ const (
 	scanOff     = 1024 // again
 	scanMagic   = "dfs-scan"
 	markBytes   = 32
-
-	recordMagic  = 0x72736664 // "dfsr"
-	recordCRCOff = dfs.RecordHeaderBytes - 4
-)
-
-var (
-	errTooNew = errors.New("written by a newer version of dfs")
-	errFormat = errors.New("not what dfs writes there")
 )
 
 // header is the first block of a fragment file.
@@ -50,19 +42,19 @@ func encodeHeader(h header) []byte {
 	binary.LittleEndian.PutUint64(b[16:], uint64(h.Chunk))
 	binary.LittleEndian.PutUint64(b[24:], uint64(h.Session))
 	binary.LittleEndian.PutUint64(b[32:], uint64(h.Cluster))
-	sign(b[:headerBytes])
+	record.Sign(b[:headerBytes])
 	return b
 }
 
 func decodeHeader(b []byte) (header, error) {
 	if len(b) < headerBytes || string(b[:8]) != headerMagic {
-		return header{}, fmt.Errorf("fragment header: %w", errFormat)
+		return header{}, fmt.Errorf("fragment header: %w", record.ErrFormat)
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v > formatVersion {
-		return header{}, fmt.Errorf("fragment header has format %d: %w", v, errTooNew)
+		return header{}, fmt.Errorf("fragment header has format %d: %w", v, record.ErrTooNew)
 	}
-	if !signed(b[:headerBytes]) {
-		return header{}, fmt.Errorf("fragment header has a wrong checksum: %w", errFormat)
+	if !record.Signed(b[:headerBytes]) {
+		return header{}, fmt.Errorf("fragment header has a wrong checksum: %w", record.ErrFormat)
 	}
 	h := header{
 		Fragment: binary.LittleEndian.Uint32(b[12:]),
@@ -71,7 +63,7 @@ func decodeHeader(b []byte) (header, error) {
 		Cluster:  dfs.ClusterID(binary.LittleEndian.Uint64(b[32:])),
 	}
 	if l := h.Chunk.Layout(); !l.Valid() || int(h.Fragment) >= l.Width() {
-		return header{}, fmt.Errorf("fragment header has fragment %d of chunk %s: %w", h.Fragment, h.Chunk, errFormat)
+		return header{}, fmt.Errorf("fragment header has fragment %d of chunk %s: %w", h.Fragment, h.Chunk, record.ErrFormat)
 	}
 	return h, nil
 }
@@ -84,7 +76,7 @@ func encodeMark(magic string, id dfs.ChunkID, end uint32) []byte {
 	binary.LittleEndian.PutUint32(b[8:], formatVersion)
 	binary.LittleEndian.PutUint32(b[12:], end)
 	binary.LittleEndian.PutUint64(b[16:], uint64(id))
-	sign(b)
+	record.Sign(b)
 	return b
 }
 
@@ -99,96 +91,11 @@ func decodeMark(block []byte, off int, magic string, id dfs.ChunkID) (end uint32
 		return 0, false, nil
 	}
 	end = binary.LittleEndian.Uint32(b[12:])
-	if string(b[:8]) != magic || !signed(b) || dfs.ChunkID(binary.LittleEndian.Uint64(b[16:])) != id ||
+	if string(b[:8]) != magic || !record.Signed(b) || dfs.ChunkID(binary.LittleEndian.Uint64(b[16:])) != id ||
 		end < dfs.FirstRecord || end%dfs.PageBytes != 0 || end > dfs.ChunkBytes {
-		return 0, true, fmt.Errorf("%s mark: %w", magic, errFormat)
+		return 0, true, fmt.Errorf("%s mark: %w", magic, record.ErrFormat)
 	}
 	return end, true, nil
-}
-
-// recordHeader is what stands before the payload of a record. The checksums of the
-// payload's pages follow it.
-type recordHeader struct {
-	Chunk     dfs.ChunkID
-	Session   dfs.SessionID
-	Offset    uint32 // of the record in the fragment file
-	Fragment  uint32
-	RecordLen uint32 // bytes, over all data fragments
-	Len       uint32 // bytes, here
-	Epoch     dfs.Epoch
-	CRCs      []uint32 // of each page of the payload here
-}
-
-func (h *recordHeader) space() uint32 { return uint32(dfs.RecordSpace(int(h.Len))) }
-func (h *recordHeader) head() uint32  { return uint32(dfs.RecordHead(int(h.Len))) }
-
-// encode writes header and checksums to the begin of b, which is zero there and
-// long enough.
-func (h *recordHeader) encode(b []byte) {
-	binary.LittleEndian.PutUint32(b, recordMagic)
-	binary.LittleEndian.PutUint32(b[4:], formatVersion)
-	binary.LittleEndian.PutUint64(b[8:], uint64(h.Chunk))
-	binary.LittleEndian.PutUint64(b[16:], uint64(h.Session))
-	binary.LittleEndian.PutUint32(b[24:], h.Offset)
-	binary.LittleEndian.PutUint32(b[28:], h.Fragment)
-	binary.LittleEndian.PutUint32(b[32:], h.RecordLen)
-	binary.LittleEndian.PutUint32(b[36:], h.Len)
-	binary.LittleEndian.PutUint64(b[40:], uint64(h.Epoch))
-	crcs := b[dfs.RecordHeaderBytes:][:dfs.PageCRCBytes*len(h.CRCs)]
-	for i, c := range h.CRCs {
-		binary.LittleEndian.PutUint32(crcs[dfs.PageCRCBytes*i:], c)
-	}
-	binary.LittleEndian.PutUint32(b[48:], dfs.CRC(crcs))
-	sign(b[:dfs.RecordHeaderBytes])
-}
-
-// decodeRecord reads header and checksums from b, which begins at off in the file
-// and holds a page at least, unless the file is shorter.
-func decodeRecord(b []byte, off uint32) (recordHeader, error) {
-	if len(b) < dfs.RecordHeaderBytes || binary.LittleEndian.Uint32(b) != recordMagic {
-		return recordHeader{}, fmt.Errorf("no record at %d: %w", off, errFormat)
-	}
-	if v := binary.LittleEndian.Uint32(b[4:]); v > formatVersion {
-		return recordHeader{}, fmt.Errorf("record at %d has format %d: %w", off, v, errTooNew)
-	}
-	if !signed(b[:dfs.RecordHeaderBytes]) {
-		return recordHeader{}, fmt.Errorf("header of the record at %d has a wrong checksum: %w", off, errFormat)
-	}
-	h := recordHeader{
-		Chunk:     dfs.ChunkID(binary.LittleEndian.Uint64(b[8:])),
-		Session:   dfs.SessionID(binary.LittleEndian.Uint64(b[16:])),
-		Offset:    binary.LittleEndian.Uint32(b[24:]),
-		Fragment:  binary.LittleEndian.Uint32(b[28:]),
-		RecordLen: binary.LittleEndian.Uint32(b[32:]),
-		Len:       binary.LittleEndian.Uint32(b[36:]),
-		Epoch:     dfs.Epoch(binary.LittleEndian.Uint64(b[40:])),
-	}
-	if h.Offset != off || h.Len == 0 || h.Len > dfs.FragmentBytes || h.RecordLen > dfs.RecordBytes ||
-		h.Chunk.Layout().FragmentLen(int(h.RecordLen)) != int(h.Len) {
-		return recordHeader{}, fmt.Errorf("record at %d names offset %d and %d of %d bytes: %w", off, h.Offset, h.Len, h.RecordLen, errFormat)
-	}
-	n := dfs.Pages(int(h.Len)) * dfs.PageCRCBytes
-	if len(b) < dfs.RecordHeaderBytes+n {
-		return recordHeader{}, fmt.Errorf("checksums of the record at %d are cut off: %w", off, errFormat)
-	}
-	crcs := b[dfs.RecordHeaderBytes:][:n]
-	if dfs.CRC(crcs) != binary.LittleEndian.Uint32(b[48:]) {
-		return recordHeader{}, fmt.Errorf("checksums of the record at %d have a wrong checksum: %w", off, errFormat)
-	}
-	h.CRCs = make([]uint32, n/dfs.PageCRCBytes)
-	for i := range h.CRCs {
-		h.CRCs[i] = binary.LittleEndian.Uint32(crcs[dfs.PageCRCBytes*i:])
-	}
-	return h, nil
-}
-
-// sign writes the checksum of b to its last four bytes.
-func sign(b []byte) {
-	binary.LittleEndian.PutUint32(b[len(b)-4:], dfs.CRC(b[:len(b)-4]))
-}
-
-func signed(b []byte) bool {
-	return binary.LittleEndian.Uint32(b[len(b)-4:]) == dfs.CRC(b[:len(b)-4])
 }
 
 func isZero(b []byte) bool {
@@ -264,25 +171,25 @@ func encodeIdentity(i identity) []byte {
 func decodeIdentity(b []byte) (identity, error) {
 	var i identity
 	if err := json.Unmarshal(b, &i); err != nil {
-		return identity{}, fmt.Errorf("%s: %w", err.Error(), errFormat)
+		return identity{}, fmt.Errorf("%s: %w", err.Error(), record.ErrFormat)
 	}
 	if i.Format > formatVersion {
-		return identity{}, fmt.Errorf("format %d, this program knows %d: %w", i.Format, formatVersion, errTooNew)
+		return identity{}, fmt.Errorf("format %d, this program knows %d: %w", i.Format, formatVersion, record.ErrTooNew)
 	}
 	if i.Format < 1 || i.Role != identityRole {
-		return identity{}, fmt.Errorf("format %d for role %q, want %q: %w", i.Format, i.Role, identityRole, errFormat)
+		return identity{}, fmt.Errorf("format %d for role %q, want %q: %w", i.Format, i.Role, identityRole, record.ErrFormat)
 	}
 	var numbers [3]uint64
 	for n, text := range []string{i.ClusterText, i.NodeText, i.DiskText} {
 		v, err := strconv.ParseUint(text, 16, 64)
 		if err != nil {
-			return identity{}, fmt.Errorf("%q is no id: %w", text, errFormat)
+			return identity{}, fmt.Errorf("%q is no id: %w", text, record.ErrFormat)
 		}
 		numbers[n] = v
 	}
 	i.Cluster, i.Node, i.Disk = dfs.ClusterID(numbers[0]), dfs.NodeID(numbers[1]), numbers[2]
 	if i.Node == 0 || i.Disk == 0 {
-		return identity{}, fmt.Errorf("node or disk is zero: %w", errFormat)
+		return identity{}, fmt.Errorf("node or disk is zero: %w", record.ErrFormat)
 	}
 	return i, nil
 }

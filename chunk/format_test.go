@@ -8,19 +8,20 @@ import (
 	"testing"
 
 	"dfs"
+	"dfs/chunk/record"
 )
 
-func goodRecord() recordHeader {
+func goodRecord() record.Header {
 	data := bytes.Repeat([]byte("data"), 3000)
-	return recordHeader{
+	return record.Header{
 		Chunk: dfs.MakeChunkID(dfs.DefaultLayout, 42), Session: 7, Offset: 8192, Fragment: 1,
 		RecordLen: uint32(len(data)), Len: uint32(len(data)), Epoch: 3, CRCs: dfs.PageCRCs(nil, data),
 	}
 }
 
-func encodeRecord(h recordHeader) []byte {
+func encodeRecord(h record.Header) []byte {
 	b := make([]byte, dfs.PageBytes)
-	h.encode(b)
+	h.Encode(b)
 	return b
 }
 
@@ -64,10 +65,10 @@ func TestFormatsRoundTrip(t *testing.T) {
 		t.Errorf("seal of another chunk: %v, %v", sealed, err)
 	}
 	r := goodRecord()
-	if got, err := decodeRecord(encodeRecord(r), r.Offset); err != nil || !reflect.DeepEqual(got, r) {
+	if got, err := record.Decode(encodeRecord(r), r.Offset); err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("record: %+v, %v", got, err)
 	}
-	if _, err := decodeRecord(encodeRecord(r), r.Offset+4096); !errors.Is(err, errFormat) {
+	if _, err := record.Decode(encodeRecord(r), r.Offset+4096); !errors.Is(err, record.ErrFormat) {
 		t.Errorf("record at another place: %v", err)
 	}
 	i := identity{Cluster: 1, Node: 2, Disk: 3}
@@ -82,10 +83,10 @@ func TestNewerFormatsAreToldFromGarbage(t *testing.T) {
 		return b
 	}
 	_, err := decodeHeader(newer(encodeHeader(header{Chunk: dfs.MakeChunkID(dfs.DefaultLayout, 1)}), 8))
-	if !errors.Is(err, errTooNew) {
+	if !errors.Is(err, record.ErrTooNew) {
 		t.Errorf("header: %v", err)
 	}
-	if _, err = decodeRecord(newer(encodeRecord(goodRecord()), 4), 8192); !errors.Is(err, errTooNew) {
+	if _, err = record.Decode(newer(encodeRecord(goodRecord()), 4), 8192); !errors.Is(err, record.ErrTooNew) {
 		t.Errorf("record: %v", err)
 	}
 }
@@ -109,7 +110,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add(encodeRecord(goodRecord())[:70], uint32(8192))
 	f.Add([]byte("rsfd"), uint32(0))
 	f.Fuzz(func(t *testing.T, b []byte, off uint32) {
-		h, err := decodeRecord(b, off)
+		h, err := record.Decode(b, off)
 		if err != nil {
 			return
 		}

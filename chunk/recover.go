@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"dfs"
+	"dfs/chunk/record"
 	"dfs/internal/disk"
 )
 
@@ -126,7 +127,7 @@ func (s *Store) restore(c *fragment, window []byte) (kept bool, err error) {
 		}
 		own := c.volume.id.Cluster
 		if h.Chunk != c.id || h.Fragment != c.fragment || own != 0 && h.Cluster != 0 && h.Cluster != own {
-			return false, fmt.Errorf("header is of fragment %d of chunk %s of cluster %s: %w", h.Fragment, h.Chunk, h.Cluster, errFormat)
+			return false, fmt.Errorf("header is of fragment %d of chunk %s of cluster %s: %w", h.Fragment, h.Chunk, h.Cluster, record.ErrFormat)
 		}
 		c.session = h.Session
 		end, sealed, err := decodeMark(block, sealOff, sealMagic, c.id)
@@ -191,7 +192,7 @@ type scanRange struct{ from, to int64 }
 // it is of a record that a crash tore, or that has been damaged since; records
 // after it were perhaps acknowledged, so they are kept. Reads of what was skipped
 // fail by their checksums.
-func scan(file disk.File, c *fragment, r scanRange, window []byte) (end uint32, last *recordHeader, err error) {
+func scan(file disk.File, c *fragment, r scanRange, window []byte) (end uint32, last *record.Header, err error) {
 	end = uint32(r.from)
 	var base, have int64 // what of the file is in window
 	for off, size := r.from, r.to; off < size; {
@@ -206,12 +207,12 @@ func scan(file disk.File, c *fragment, r scanRange, window []byte) (end uint32, 
 			}
 		}
 		b := window[off-base : have]
-		h, err := decodeRecord(b[:min(len(b), dfs.PageBytes)], uint32(off))
+		h, err := record.Decode(b[:min(len(b), dfs.PageBytes)], uint32(off))
 		switch {
-		case errors.Is(err, errTooNew):
+		case errors.Is(err, record.ErrTooNew):
 			return 0, nil, err // not ours to cut
 		case err == nil && h.Chunk == c.id && h.Fragment == c.fragment && cmp.Or(c.session, h.Session) == h.Session && whole(b, h):
-			off += int64(h.space())
+			off += int64(h.Space())
 			end, last = uint32(off), &h
 		default:
 			off += dfs.PageBytes
@@ -221,7 +222,7 @@ func scan(file disk.File, c *fragment, r scanRange, window []byte) (end uint32, 
 }
 
 // whole reports whether b has the payload of the record that it begins with.
-func whole(b []byte, h recordHeader) bool {
-	from, to := int(h.head()), int(h.head()+h.Len)
+func whole(b []byte, h record.Header) bool {
+	from, to := int(h.Head()), int(h.Head()+h.Len)
 	return len(b) >= to && dfs.CheckPages(0, b[from:to], h.CRCs) == nil
 }

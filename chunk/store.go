@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/chunk/record"
 	"dfs/internal/disk"
 )
 
@@ -49,7 +50,7 @@ type Store struct {
 	logger  *slog.Logger
 	volumes []*volume
 	files   files
-	heads   headCache
+	heads   record.Cache
 	stats   counters
 	stop    chan struct{}
 	wg      sync.WaitGroup // sync loops and the look at free space
@@ -101,7 +102,6 @@ func Open(cfg Config) (*Store, error) {
 		logger: cfg.Logger, stop: make(chan struct{}), fragments: map[dfs.ChunkID]*fragment{},
 		files: files{max: cmp.Or(cfg.FilesMax, openFilesMax)},
 	}
-	s.heads.init()
 	if err := s.openVolumes(cfg); err != nil {
 		s.unlock()
 		return nil, err
@@ -225,6 +225,20 @@ func (s *Store) find(id dfs.ChunkID) *fragment {
 	return s.fragments[id]
 }
 
+// Path is where the file of a fragment is, whose records may be read by whoever knows
+// that they were acknowledged. The file may be deleted at any time; a deleted one stays
+// as it was for those who have it open.
+func (s *Store) Path(id dfs.ChunkID, fragment uint32) (string, error) {
+	c := s.find(id)
+	switch {
+	case c == nil || c.fragment != fragment:
+		return "", fmt.Errorf("fragment %d of chunk %s is not here: %w", fragment, id, dfs.ENOENT)
+	case c.damaged:
+		return "", fmt.Errorf("fragment %d of chunk %s is damaged here: %w", fragment, id, dfs.EIO)
+	}
+	return c.path(), nil
+}
+
 // Stat tells about the fragment of a chunk.
 func (s *Store) Stat(id dfs.ChunkID) (Info, bool) {
 	c := s.find(id)
@@ -325,7 +339,7 @@ func (s *Store) Delete(id dfs.ChunkID) error {
 		s.stats.damaged.Add(^uint64(0))
 	}
 	s.files.forget(c)
-	s.heads.drop(id)
+	s.heads.Drop(id)
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"dfs"
 	"dfs/chunk"
 	"dfs/chunk/code"
+	"dfs/chunk/record"
 	"dfs/internal/disk"
 	"dfs/internal/disk/disktest"
 )
@@ -46,7 +47,7 @@ func waitFor(t testing.TB, what string, cond func() bool) {
 }
 
 // record makes a record of n random bytes in copies=3.
-func record(seed uint64, seq uint64, off uint32, n int) chunk.Record {
+func testRecord(seed uint64, seq uint64, off uint32, n int) chunk.Record {
 	data := make([]byte, n)
 	rng := rand.New(rand.NewPCG(seed, seq))
 	for i := range data {
@@ -72,7 +73,7 @@ func appendOK(t testing.TB, s *chunk.Store, r chunk.Record) uint32 {
 
 func readOK(t testing.TB, s *chunk.Store, r chunk.Record) {
 	t.Helper()
-	got, err := s.Read(chunk.Piece{Chunk: r.Chunk, Fragment: r.Fragment, Record: r.Offset, Len: uint32(len(r.Data))}, nil)
+	got, err := s.Read(record.Piece{Chunk: r.Chunk, Fragment: r.Fragment, Record: r.Offset, Len: uint32(len(r.Data))}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +104,7 @@ func TestAppendedRecordsReadBackAfterReopen(t *testing.T) {
 			var all []chunk.Record
 			off := uint32(dfs.FirstRecord)
 			for i, n := range []int{1, 4028, 4029, 4096, 4097, 100000, 1 << 20, 5, 1<<20 - 1} {
-				r := record(uint64(i), 1, off, n)
+				r := testRecord(uint64(i), 1, off, n)
 				off = appendOK(t, s, r)
 				all = append(all, r)
 			}
@@ -117,13 +118,13 @@ func TestAppendedRecordsReadBackAfterReopen(t *testing.T) {
 			for _, r := range all {
 				readOK(t, s, r)
 			}
-			r := record(100, 1, off, 3000)
+			r := testRecord(100, 1, off, 3000)
 			off = appendOK(t, s, r)
 			readOK(t, s, r)
 			if end, err := s.Seal(r.Chunk); err != nil || end != off {
 				t.Fatalf("sealed at %d: %v", end, err)
 			}
-			_, err = s.Append(record(101, 1, off, 10))
+			_, err = s.Append(testRecord(101, 1, off, 10))
 			wantErrno(t, err, dfs.ESTALE)
 		})
 	}
@@ -135,16 +136,16 @@ func TestSameRecordAgainIsAcknowledged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := record(1, 1, dfs.FirstRecord, 10000)
-	second := record(2, 1, appendOK(t, s, first), 100)
+	first := testRecord(1, 1, dfs.FirstRecord, 10000)
+	second := testRecord(2, 1, appendOK(t, s, first), 100)
 	end := appendOK(t, s, second)
 	for range 2 {
 		appendOK(t, s, first)
 		appendOK(t, s, second)
-		other := record(3, 1, dfs.FirstRecord, 10000)
+		other := testRecord(3, 1, dfs.FirstRecord, 10000)
 		_, err := s.Append(other)
 		wantErrno(t, err, dfs.EINVAL)
-		_, err = s.Append(record(1, 1, dfs.FirstRecord+4096, 10))
+		_, err = s.Append(testRecord(1, 1, dfs.FirstRecord+4096, 10))
 		wantErrno(t, err, dfs.EINVAL)
 		if info, _ := s.Stat(first.Chunk); info.End != end {
 			t.Fatalf("the chunk ends at %d, want %d", info.End, end)
@@ -155,7 +156,7 @@ func TestSameRecordAgainIsAcknowledged(t *testing.T) {
 		}
 		s = open(t, m, chunk.Config{})
 	}
-	appendOK(t, s, record(4, 1, end, 100))
+	appendOK(t, s, testRecord(4, 1, end, 100))
 	readOK(t, s, first)
 }
 
@@ -164,8 +165,8 @@ func TestSameRecordAgainIsAcknowledged(t *testing.T) {
 func TestRecordAgainAfterAKillIsReallyOnDisk(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	first := record(1, 1, dfs.FirstRecord, 9000)
-	second := record(2, 1, appendOK(t, s, first), 9000)
+	first := testRecord(1, 1, dfs.FirstRecord, 9000)
+	second := testRecord(2, 1, appendOK(t, s, first), 9000)
 	disktest.Fail(t, m, "sync "+path.Base(file(second))+" times=1")
 	_, err := s.Append(second)
 	wantErrno(t, err, dfs.EIO)
@@ -181,9 +182,9 @@ func TestRecordAgainAfterAKillIsReallyOnDisk(t *testing.T) {
 
 func TestAppendNeedsTheRightSessionFragmentAndEnd(t *testing.T) {
 	s := open(t, disk.NewMem(), chunk.Config{})
-	r := record(1, 1, dfs.FirstRecord, 100)
+	r := testRecord(1, 1, dfs.FirstRecord, 100)
 	end := appendOK(t, s, r)
-	next := record(2, 1, end, 100)
+	next := testRecord(2, 1, end, 100)
 	for want, change := range map[dfs.Errno]func(r *chunk.Record){
 		dfs.ESTALE: func(r *chunk.Record) { r.Session++ },
 		dfs.EINVAL: func(r *chunk.Record) { r.Offset += 4096 },
@@ -198,7 +199,7 @@ func TestAppendNeedsTheRightSessionFragmentAndEnd(t *testing.T) {
 	bad.Fragment = 1
 	_, err := s.Append(bad)
 	wantErrno(t, err, dfs.EINVAL)
-	_, err = s.Append(record(1, 9, end, 100)) // no such chunk
+	_, err = s.Append(testRecord(1, 9, end, 100)) // no such chunk
 	wantErrno(t, err, dfs.EINVAL)
 	appendOK(t, s, next)
 	if err := s.Delete(r.Chunk); err != nil {
@@ -209,7 +210,7 @@ func TestAppendNeedsTheRightSessionFragmentAndEnd(t *testing.T) {
 	}
 	_, err = s.Seal(r.Chunk)
 	wantErrno(t, err, dfs.ENOENT)
-	_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 1}, nil)
+	_, err = s.Read(record.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 1}, nil)
 	wantErrno(t, err, dfs.ENOENT)
 }
 
@@ -217,26 +218,26 @@ func TestChunkIsFullAtItsLimit(t *testing.T) {
 	s := open(t, disk.NewMem(), chunk.Config{})
 	off, n := uint32(dfs.FirstRecord), 0
 	for ; off+uint32(dfs.RecordSpace(1<<20)) <= dfs.ChunkBytes; n++ {
-		off = appendOK(t, s, record(uint64(n), 1, off, 1<<20))
+		off = appendOK(t, s, testRecord(uint64(n), 1, off, 1<<20))
 	}
-	_, err := s.Append(record(1, 1, off, 1<<20))
+	_, err := s.Append(testRecord(1, 1, off, 1<<20))
 	wantErrno(t, err, dfs.EINVAL)
 	for off < dfs.ChunkBytes { // small ones still fit, to the last byte
-		off = appendOK(t, s, record(uint64(off), 1, off, 4000))
+		off = appendOK(t, s, testRecord(uint64(off), 1, off, 4000))
 	}
-	_, err = s.Append(record(1, 1, off, 1))
+	_, err = s.Append(testRecord(1, 1, off, 1))
 	wantErrno(t, err, dfs.EINVAL)
 }
 
 func TestReadAnswersWholePages(t *testing.T) {
 	s := open(t, disk.NewMem(), chunk.Config{})
-	r := record(1, 1, dfs.FirstRecord, 100001)
+	r := testRecord(1, 1, dfs.FirstRecord, 100001)
 	appendOK(t, s, r)
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 500 {
 		off := uint32(rng.IntN(len(r.Data)))
 		n := uint32(1 + rng.IntN(30000))
-		p := chunk.Piece{Chunk: r.Chunk, Fragment: 2, Record: r.Offset, Off: off, Len: n} // copies are all the same
+		p := record.Piece{Chunk: r.Chunk, Fragment: 2, Record: r.Offset, Off: off, Len: n} // copies are all the same
 		buf := make([]byte, p.BufBytes())
 		got, err := s.Read(p, buf)
 		if err != nil {
@@ -250,7 +251,7 @@ func TestReadAnswersWholePages(t *testing.T) {
 			t.Fatal("the buffer was not used")
 		}
 	}
-	for _, p := range []chunk.Piece{
+	for _, p := range []record.Piece{
 		{Chunk: r.Chunk, Record: r.Offset, Off: 100001, Len: 1},
 		{Chunk: r.Chunk, Record: r.Offset, Len: 0},
 		{Chunk: r.Chunk, Record: r.Offset + 1, Len: 1},
@@ -260,9 +261,9 @@ func TestReadAnswersWholePages(t *testing.T) {
 		_, err := s.Read(p, nil)
 		wantErrno(t, err, dfs.EINVAL)
 	}
-	_, err := s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset + 1<<20, Len: 1}, nil)
+	_, err := s.Read(record.Piece{Chunk: r.Chunk, Record: r.Offset + 1<<20, Len: 1}, nil)
 	wantErrno(t, err, dfs.ENOENT)
-	_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Record: r.Offset + 8192, Len: 1}, nil) // in the middle of the payload
+	_, err = s.Read(record.Piece{Chunk: r.Chunk, Record: r.Offset + 8192, Len: 1}, nil) // in the middle of the payload
 	wantErrno(t, err, dfs.EIO)
 }
 
@@ -271,7 +272,7 @@ func TestErasureCodedFragmentsAreKeptApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data := record(1, 1, 0, 50001).Data
+	data := testRecord(1, 1, 0, 50001).Data
 	fragments, err := code.Encode(l, data)
 	if err != nil {
 		t.Fatal(err)
@@ -284,14 +285,14 @@ func TestErasureCodedFragmentsAreKeptApart(t *testing.T) {
 			RecordLen: uint32(len(data)), CRCs: f.CRCs, Data: f.Data,
 		}
 		appendOK(t, s, r)
-		got, err := s.Read(chunk.Piece{Chunk: r.Chunk, Fragment: uint32(i), Record: r.Offset, Len: 1 << 20}, nil)
+		got, err := s.Read(record.Piece{Chunk: r.Chunk, Fragment: uint32(i), Record: r.Offset, Len: 1 << 20}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if i != 0 && i != 2 {
 			have[i] = got.Data
 		}
-		_, err = s.Read(chunk.Piece{Chunk: r.Chunk, Fragment: uint32(i+1) % 6, Record: r.Offset, Len: 1}, nil)
+		_, err = s.Read(record.Piece{Chunk: r.Chunk, Fragment: uint32(i+1) % 6, Record: r.Offset, Len: 1}, nil)
 		wantErrno(t, err, dfs.ENOENT)
 	}
 	if got, err := code.Decode(l, len(data), have); err != nil || !bytes.Equal(got, data) {
@@ -302,10 +303,10 @@ func TestErasureCodedFragmentsAreKeptApart(t *testing.T) {
 func TestAppendsThatComeDuringASyncShareTheNext(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	off := appendOK(t, s, record(1, 1, dfs.FirstRecord, 40000)) // large enough that no zeros are written ahead
+	off := appendOK(t, s, testRecord(1, 1, dfs.FirstRecord, 40000)) // large enough that no zeros are written ahead
 	var all []chunk.Record
 	for i := range 50 {
-		all = append(all, record(uint64(2+i), 1, off, 40000))
+		all = append(all, testRecord(uint64(2+i), 1, off, 40000))
 		off += uint32(dfs.RecordSpace(40000))
 	}
 	disktest.Fail(t, m, "sync *.0 delay=200ms times=1")
@@ -333,12 +334,12 @@ func TestOpenFilesAreBounded(t *testing.T) {
 	for w := range 8 {
 		wg.Go(func() {
 			for i := range 25 {
-				r := record(uint64(i), uint64(w*25+i), dfs.FirstRecord, 6000)
+				r := testRecord(uint64(i), uint64(w*25+i), dfs.FirstRecord, 6000)
 				if _, err := s.Append(r); err != nil {
 					t.Error(err)
 					return
 				}
-				p := chunk.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 6000}
+				p := record.Piece{Chunk: r.Chunk, Record: r.Offset, Len: 6000}
 				if got, err := s.Read(p, nil); err != nil || !bytes.Equal(got.Data, r.Data) {
 					t.Error(err)
 				}
@@ -372,7 +373,7 @@ func TestNewChunksGoToTheEmptiestDisk(t *testing.T) {
 	s := open(t, m, chunk.Config{Dirs: []string{"/a", "/b"}, LookInterval: time.Millisecond})
 	disktest.Fail(t, m, "usage a")
 	waitFor(t, "somebody notices that a disk is gone", func() bool { return s.Check() != nil })
-	r := record(1, 1, dfs.FirstRecord, 100)
+	r := testRecord(1, 1, dfs.FirstRecord, 100)
 	appendOK(t, s, r)
 	if info, _ := s.Stat(r.Chunk); info.Dir != "/b" {
 		t.Fatalf("the chunk is in %s", info.Dir)
@@ -381,16 +382,16 @@ func TestNewChunksGoToTheEmptiestDisk(t *testing.T) {
 
 func TestClosedStoreRefuses(t *testing.T) {
 	s := open(t, disk.NewMem(), chunk.Config{})
-	r := record(1, 1, dfs.FirstRecord, 100)
+	r := testRecord(1, 1, dfs.FirstRecord, 100)
 	end := appendOK(t, s, r)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Append(record(2, 1, end, 100))
+	_, err := s.Append(testRecord(2, 1, end, 100))
 	if !errors.Is(err, chunk.ErrClosed) {
 		t.Fatal(err)
 	}
-	if _, err = s.Append(record(2, 2, dfs.FirstRecord, 100)); !errors.Is(err, chunk.ErrClosed) {
+	if _, err = s.Append(testRecord(2, 2, dfs.FirstRecord, 100)); !errors.Is(err, chunk.ErrClosed) {
 		t.Fatal(err)
 	}
 	if _, err := s.Seal(r.Chunk); !errors.Is(err, chunk.ErrClosed) {
@@ -402,9 +403,9 @@ func TestClosedStoreRefuses(t *testing.T) {
 func TestRecordsCheckedAtOneStartAreNotReadAtTheNext(t *testing.T) {
 	m := disk.NewMem()
 	s := open(t, m, chunk.Config{})
-	first := record(1, 1, dfs.FirstRecord, 1<<20)
+	first := testRecord(1, 1, dfs.FirstRecord, 1<<20)
 	end := appendOK(t, s, first)
-	appendOK(t, s, record(2, 1, end, 1<<20))
+	appendOK(t, s, testRecord(2, 1, end, 1<<20))
 	for start, max := range []int{100, 2, 2} {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -418,7 +419,7 @@ func TestRecordsCheckedAtOneStartAreNotReadAtTheNext(t *testing.T) {
 		}
 		readOK(t, s, first)
 	}
-	next := record(3, 1, end+uint32(dfs.RecordSpace(1<<20)), 1<<20)
+	next := testRecord(3, 1, end+uint32(dfs.RecordSpace(1<<20)), 1<<20)
 	appendOK(t, s, next)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 
 	"dfs"
 	"dfs/chunk"
+	"dfs/chunk/record"
 	"dfs/client"
 	"dfs/internal/disk"
 	"dfs/meta"
@@ -654,7 +655,7 @@ func (s *chunkServer) Append(out grpc.BidiStreamingServer[chunkpb.AppendRequest,
 
 func (s *chunkServer) Read(_ context.Context, req *chunkpb.ReadRequest) (*chunkpb.ReadReply, error) {
 	s.reads.Add(1)
-	got, err := s.store.Read(chunk.Piece{Chunk: dfs.ChunkID(req.Chunk), Fragment: req.Fragment, Record: req.Record, Off: req.Off, Len: req.Len}, nil)
+	got, err := s.store.Read(record.Piece{Chunk: dfs.ChunkID(req.Chunk), Fragment: req.Fragment, Record: req.Record, Off: req.Off, Len: req.Len}, nil)
 	if err != nil {
 		e := dfs.EIO
 		errors.As(err, &e)

@@ -24,7 +24,7 @@ const (
 	hedgeFactor  = 4               // times what is usual for the server
 	readTimeout  = 5 * time.Second // of one server
 	demotedFor   = 2 * time.Second // a server that failed comes last
-	smallestRead = 16 << 10        // less costs the same
+	smallestRead = 16 << 10        // less costs the same, when a server has to be asked
 )
 
 // health remembers how chunk servers do.
@@ -97,7 +97,7 @@ func (fs *FS) sources(m *dfs.ClusterMap, chunk dfs.ChunkID, turn uint32) []sourc
 			continue
 		}
 		src := source{position: i, server: id, addr: s.Addr, rank: (i + int(turn)) % len(home)}
-		if s.Host == "" || s.Host != fs.cfg.Host {
+		if (s.Host == "" || s.Host != fs.cfg.Host) && !fs.direct.here(id) {
 			src.rank += 100
 		}
 		if fs.health.demoted(id, now) {
@@ -132,7 +132,7 @@ func (fs *FS) fetchPart(ctx context.Context, pt part) error {
 		}
 		e := pt.extent
 		from, to := int(e.Start), int(e.Start+e.Len)
-		if to-from < smallestRead { // up to the end of the record, not more
+		if to-from < smallestRead && !fs.direct.some.Load() { // up to the end of the record, not more
 			to = min(from+smallestRead, int(e.RecordLen))
 		}
 		flight, mine := fs.cache.Begin(keyOf(e), from, to)
@@ -269,6 +269,9 @@ func (r *race) run(ctx context.Context) {
 // whole pages, and verifies it. A verdict says that the server has not got it, or not
 // whole.
 func (fs *FS) readFragment(ctx context.Context, src source, e dfs.Extent, from, to int) (int, []byte, error) {
+	if off, data, ok := fs.direct.read(ctx, src, e, from, to); ok {
+		return off, data, nil
+	}
 	conn, err := fs.pool.Conn(src.addr)
 	if err != nil {
 		return 0, nil, err

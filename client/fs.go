@@ -24,6 +24,7 @@ type FS struct {
 	app     *appender.Appender
 	cache   *cache.Cache
 	memory  *budget // of dirty bytes
+	direct  *direct
 	health  *health // of chunk servers, for reading
 	ahead   chan struct{}
 	ctx     context.Context // ends at Close
@@ -65,7 +66,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 		flushing: make(chan struct{}, 1), beating: make(chan struct{}, 1),
 		inodes: map[dfs.Ino]*inode{}, dirty: map[*inode]bool{}, released: map[dfs.Ino]bool{},
 	}
-	fs.leases, fs.lane = newLeases(fs), newLane(fs)
+	fs.leases, fs.lane, fs.direct = newLeases(fs), newLane(fs), newDirect(fs)
 	fs.masters = rpc.NewMasters(fs.pool, cfg.Masters, cfg.Logger)
 	fs.ctx, fs.cancel = context.WithCancel(context.Background()) //nolint:tidy // the FS outlives the call that made it; Close ends it
 	fs.app = appender.New(appender.Config{Masters: masters{fs}, Pool: fs.pool, Logger: cfg.Logger})
@@ -117,6 +118,7 @@ func (fs *FS) stop() {
 	_ = fs.app.Close()
 	_ = fs.masters.Close()
 	fs.wg.Wait()
+	fs.direct.close()
 	if err := fs.pool.Close(); err != nil {
 		fs.cfg.Logger.Debug("closing connections", "err", err)
 	}
@@ -188,7 +190,8 @@ type Stats struct {
 	Append     appender.Stats
 	Cache      cache.Stats
 	DirtyBytes int64
-	Inodes     int // open, or with bytes not committed
+	Direct     uint64 // reads of files of chunk servers on this machine
+	Inodes     int    // open, or with bytes not committed
 	Session    dfs.SessionID
 	Leases     int    // on inodes
 	Surprises  uint64 // changes made in memory with which the masters did not agree: always 0
@@ -206,6 +209,9 @@ func (fs *FS) Stats() Stats {
 	fs.leases.mu.Lock()
 	st.Leases = len(fs.leases.nodes)
 	fs.leases.mu.Unlock()
+	fs.direct.mu.Lock()
+	st.Direct = fs.direct.reads
+	fs.direct.mu.Unlock()
 	st.Surprises = fs.surprises.Load()
 	return st
 }

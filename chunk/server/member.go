@@ -109,6 +109,9 @@ func (s *Server) joinOnce(ctx context.Context) error {
 		return fmt.Errorf("%w: the masters are of %s and of %s", errWrongCluster, s.pool.Cluster(), cluster)
 	}
 	first := !s.joined.Swap(true)
+	if first {
+		s.serveFiles()
+	}
 	s.mu.Lock()
 	node := s.gossip
 	s.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 
 	"dfs"
 	"dfs/chunk"
+	"dfs/chunk/record"
 	"dfs/proto/chunkpb"
 	"dfs/rpc"
 )
@@ -28,7 +29,7 @@ func (s *Server) Read(ctx context.Context, req *chunkpb.ReadRequest) (*chunkpb.R
 	if err := s.check(req.Cluster); err != nil {
 		return nil, err
 	}
-	p := chunk.Piece{
+	p := record.Piece{
 		Chunk: dfs.ChunkID(req.Chunk), Fragment: req.Fragment, Record: req.Record, Off: req.Off, Len: req.Len,
 	}
 	weight := int64(p.BufBytes())

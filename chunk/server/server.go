@@ -92,6 +92,8 @@ type Server struct {
 
 	mu     sync.Mutex
 	gossip *gossip.Node // +checklocks:mu — nil before it has joined
+
+	files *rpc.FileServer // the member loop's until it has ended; nil: none
 }
 
 // Start opens the store and begins to serve. It does not wait for masters. ctx is
@@ -263,7 +265,10 @@ func (s *Server) shutdown() error {
 	if s.grpc != nil {
 		s.grpc.Stop()
 	}
-	s.wg.Wait() // the member loop starts gossip
+	s.wg.Wait() // the member loop starts gossip, and hands out files
+	if s.files != nil {
+		errs = append(errs, s.files.Close())
+	}
 	s.mu.Lock()
 	node := s.gossip
 	s.gossip = nil

@@ -29,11 +29,13 @@ var table = []row{
 	// A server hands the operating system's disk to its store, and serves the admin
 	// address.
 	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/disk internal/admin"},
-	{"chunk", ". internal/disk internal/invariant"},
+	{"chunk/record", "."},
+	{"chunk", ". chunk/record internal/disk internal/invariant"},
 	{"chunk/scrub", ". chunk"},
 	// proto/metapb: a chunk server tells the masters that it is there and what it holds.
 	{"chunk/server", ". chunk chunk/* gossip placement rpc proto/chunkpb proto/metapb internal/disk internal/admin"},
-	{"client", ". client/* placement chunk/code rpc proto/metapb proto/chunkpb"},
+	// chunk/record: a client on the machine of a chunk server reads its files.
+	{"client", ". client/* placement chunk/code chunk/record rpc proto/metapb proto/chunkpb"},
 	{"fuse", ". client"},
 	{"cmd/*", ". chunk chunk/* client client/* fuse gossip internal/* meta meta/* placement proto/* rpc"},
 }
