@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -33,10 +34,12 @@ import (
 // servers, which are chunk.Store over disk.Mem. Both can be told to misbehave.
 
 const (
-	testCluster = dfs.ClusterID(7)
-	masterAddr  = "master:7400"
-	testTTL     = 2 * time.Second
+	masterAddr = "master:7400"
+	testTTL    = 2 * time.Second
 )
+
+// testCluster differs from one run to the next: servers hand out files by its number.
+var testCluster = dfs.ClusterID(rand.Uint64() | 1)
 
 type cluster struct {
 	t      testing.TB

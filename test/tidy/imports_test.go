@@ -19,7 +19,7 @@ var table = []row{
 	{".", ""},
 	{"internal/*", ""},
 	{"proto/*", ""},
-	{"placement gossip client/cache chunk/code", "."},
+	{"placement gossip client/cache chunk/code chunk/record", "."},
 	{"rpc", ". proto/*"},
 	{"client/append", ". placement chunk/code rpc proto/chunkpb"},
 	{"meta", ". placement internal/invariant"},
@@ -29,7 +29,6 @@ var table = []row{
 	// A server hands the operating system's disk to its store, and serves the admin
 	// address.
 	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/disk internal/admin"},
-	{"chunk/record", "."},
 	{"chunk", ". chunk/record internal/disk internal/invariant"},
 	{"chunk/scrub", ". chunk"},
 	// proto/metapb: a chunk server tells the masters that it is there and what it holds.
