@@ -34,6 +34,7 @@ const (
 	ERANGE       Errno = 34
 	EDEADLK      Errno = 35
 	ENAMETOOLONG Errno = 36
+	ENOLCK       Errno = 37
 	ENOSYS       Errno = 38
 	ENOTEMPTY    Errno = 39
 	ELOOP        Errno = 40

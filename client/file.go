@@ -24,6 +24,7 @@ const (
 // File is an open file. Safe for concurrent use; Release ends it.
 type File struct {
 	in       *inode
+	id       uint64 // of the session's, for locks
 	flags    uint32
 	cred     dfs.Cred
 	released atomic.Bool
@@ -38,7 +39,7 @@ func newFile(in *inode, cred dfs.Cred, flags uint32, registered bool) *File {
 	in.mu.Lock()
 	told := in.errSeq
 	in.mu.Unlock()
-	return &File{in: in, flags: flags, cred: cred, told: told}
+	return &File{in: in, id: in.fs.lockIDs.Add(1), flags: flags, cred: cred, told: told}
 }
 
 // Ino is the inode's number.
@@ -66,6 +67,7 @@ func (f *File) Release() {
 	if f.released.Swap(true) {
 		return
 	}
+	f.unlockFile()
 	f.in.closed()
 	f.in.release()
 }

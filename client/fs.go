@@ -36,6 +36,8 @@ type FS struct {
 	leases      *leases
 	lane        *lane
 	skew        atomic.Int64  // nanoseconds by which the leader's clock is ahead of ours
+	beatAt      atomic.Int64  // boot time before the last heartbeat that was answered
+	lockIDs     atomic.Uint64 // of open files and of who locks names
 	surprises   atomic.Uint64 // changes that the masters did not agree with
 	invalidator atomic.Pointer[Invalidator]
 	flushing    chan struct{} // wakes flushLoop
@@ -78,6 +80,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 		return nil, err
 	}
 	fs.session.Store(s)
+	fs.beatAt.Store(bootTime())
 	fs.app.Reset(s.id)
 	fs.wg.Go(fs.watchLoop)
 	fs.wg.Go(fs.beatLoop)

@@ -50,6 +50,7 @@ func (fs *FS) beatLoop() {
 			b = beat{term: reply.LeaderTerm, complete: true, attach: true}
 			if !fs.leases.of(reply.LeaderTerm) {
 				fs.leases.detach()
+				fs.tellAllLocks()
 				if err := fs.lane.flush(fs.ctx); err != nil {
 					return
 				}
@@ -129,6 +130,7 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 		return err
 	})
 	if err == nil && !reply.Expired {
+		fs.beatAt.Store(boot)
 		fs.setSkew(sent, reply.Time)
 		if b.attach && reply.LeaderTerm == b.term && reply.LeaseNanos == 0 && fs.leases.until.Load() == 0 {
 			fs.leases.none.Store(true)

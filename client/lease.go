@@ -40,18 +40,19 @@ type leases struct {
 	until atomic.Int64 // boot time in nanoseconds: nothing is good after; 0: not attached
 
 	mu       sync.Mutex
-	term     uint64             // +checklocks:mu — of the leader that this client has come to; 0: none
-	clock    uint64             // +checklocks:mu — counts touches
-	floor    uint64             // +checklocks:mu — answers asked for before are not kept
-	touched  map[dfs.Ino]touch  // +checklocks:mu — clock of the last one, when above floor
-	nodes    map[dfs.Ino]*node  // +checklocks:mu
-	order    *list.List         // +checklocks:mu — of *node, the least recently used first
-	names    int                // +checklocks:mu — in all nodes
-	returns  []*metapb.Returned // +checklocks:mu — leases that were evicted
-	evicting chan struct{}      // wakes evictLoop
-	gone     []dfs.Ino          // +checklocks:mu — without a name, to be given back
-	stamped  dfs.Time           // +checklocks:mu — the last time that a change in memory got
-	waiting  chan struct{}      // +checklocks:mu — closed when a pin or a lane entry goes; nil when nobody waits
+	term     uint64                 // +checklocks:mu — of the leader that this client has come to; 0: none
+	clock    uint64                 // +checklocks:mu — counts touches
+	floor    uint64                 // +checklocks:mu — answers asked for before are not kept
+	touched  map[dfs.Ino]touch      // +checklocks:mu — clock of the last one, when above floor
+	nodes    map[dfs.Ino]*node      // +checklocks:mu
+	locks    map[dfs.Ino]*fileLocks // +checklocks:mu
+	order    *list.List             // +checklocks:mu — of *node, the least recently used first
+	names    int                    // +checklocks:mu — in all nodes
+	returns  []*metapb.Returned     // +checklocks:mu — leases that were evicted
+	evicting chan struct{}          // wakes evictLoop
+	gone     []dfs.Ino              // +checklocks:mu — without a name, to be given back
+	stamped  dfs.Time               // +checklocks:mu — the last time that a change in memory got
+	waiting  chan struct{}          // +checklocks:mu — closed when a pin or a lane entry goes; nil when nobody waits
 }
 
 // node is an inode that this client has a lease on.
@@ -71,11 +72,13 @@ type node struct {
 	opened    bool               // a file was opened under this lease
 	own       bool               // the file was made or emptied here under this lease, and no byte written since was lost
 	recalled  bool               // no more changes in memory
+	unlocked  bool               // when the lease became exclusive no other client had locks, or wanted some
+	untold    bool               // the masters do not know all locks of it that are held here
 	place     *list.Element
 }
 
 func newLeases(fs *FS) *leases {
-	return &leases{fs: fs, touched: map[dfs.Ino]touch{}, nodes: map[dfs.Ino]*node{}, order: list.New(), clock: 1, evicting: make(chan struct{}, 1)}
+	return &leases{fs: fs, touched: map[dfs.Ino]touch{}, nodes: map[dfs.Ino]*node{}, locks: map[dfs.Ino]*fileLocks{}, order: list.New(), clock: 1, evicting: make(chan struct{}, 1)}
 }
 
 // bootTime is a clock that goes on while the machine sleeps, in nanoseconds.
@@ -163,6 +166,9 @@ func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 	if g.Serial != 0 {
 		n.serial = max(n.serial, g.Serial)
 		n.exclusive = n.exclusive || g.Exclusive
+		if g.Exclusive {
+			n.unlocked = g.Unlocked
+		}
 	}
 	if g.Attr != nil {
 		attr := rpc.AttrFromProto(g.Attr)
@@ -592,7 +598,7 @@ func (l *leases) evictLocked() {
 
 // idle reports whether the lease can be given back.
 func (n *node) idle() bool {
-	return n.pins == 0 && n.pending == 0 && n.busy == 0 && !n.recalled && n.serial != 0
+	return n.pins == 0 && n.pending == 0 && n.busy == 0 && !n.untold && !n.recalled && n.serial != 0
 }
 
 // evictLoop gives back the least recently used leases, and those of what is gone.
@@ -820,8 +826,11 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 	l.touch(ino, true)
 	for n.pins > 0 && l.nodes[ino] == n && l.waitLocked(fs.ctx) == nil {
 	}
-	flush := n.pending > 0
+	flush, untold := n.pending > 0, n.untold
 	l.mu.Unlock()
+	if untold {
+		fs.tellLocksOf(ino)
+	}
 	if flush {
 		if err := fs.lane.flush(fs.ctx); err != nil {
 			return // the session is over

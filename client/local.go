@@ -147,7 +147,7 @@ func (fs *FS) makeLocal(cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, ok bool
 		}
 		attr.Ino = ino
 		n := l.addLocked(ino)
-		n.exclusive, n.known, n.attr, n.target, n.opened = true, true, attr, string(c.Target), true
+		n.exclusive, n.unlocked, n.known, n.attr, n.target, n.opened = true, true, true, attr, string(c.Target), true
 		l.setName(dir, name, ino)
 		dirs := 0
 		if isDir {

@@ -138,6 +138,7 @@ func (fs *FS) replace() {
 	// is lost; bytes are written again.
 	fs.leases.detach()
 	fs.leases.reset()
+	fs.loseLocks()
 	if _, err := fs.beat(fs.ctx, s, beat{complete: true}); err != nil && fs.ctx.Err() == nil {
 		fs.cfg.Logger.Warn("open files could not be told", "err", err)
 	}

@@ -4,7 +4,7 @@ import gofuse "github.com/hanwen/go-fuse/v2/fuse"
 
 // What of the kernel's protocol is implemented; together with docs/posix.md it
 // is the feature list. Requests not listed are answered by the embedded default
-// with ENOSYS, and Linux then does without: locks are kept by the local kernel,
+// with ENOSYS, and Linux then does without:
 // copy_file_range(2) becomes reads and writes, access(2) is checked by the
 // kernel, O_TMPFILE and ioctl(2) are refused.
 var _ interface {
@@ -15,6 +15,7 @@ var _ interface {
 	fileOps
 	dirOps
 	xattrOps
+	lockOps
 } = (*fileSystem)(nil)
 
 type attrOps interface {
@@ -53,6 +54,12 @@ type dirOps interface {
 	ReadDirPlus(cancel <-chan struct{}, input *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status
 	ReleaseDir(input *gofuse.ReleaseIn)
 	FsyncDir(cancel <-chan struct{}, input *gofuse.FsyncIn) gofuse.Status
+}
+
+type lockOps interface {
+	GetLk(cancel <-chan struct{}, input *gofuse.LkIn, out *gofuse.LkOut) gofuse.Status
+	SetLk(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status
+	SetLkw(cancel <-chan struct{}, input *gofuse.LkIn) gofuse.Status
 }
 
 type xattrOps interface {

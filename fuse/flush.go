@@ -1,6 +1,10 @@
 package fuse
 
-import gofuse "github.com/hanwen/go-fuse/v2/fuse"
+import (
+	"errors"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+)
 
 // Flush is close(2) of one descriptor: what was written is visible to every
 // mount when it returns, and an error of writing it back is told here.
@@ -11,5 +15,7 @@ func (fs *fileSystem) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) (stat
 	if f == nil {
 		return gofuse.EBADF
 	}
-	return r.status(f.Flush(r))
+	err := f.Flush(r)
+	// Whatever has become of the bytes, the process has closed a descriptor.
+	return r.status(errors.Join(err, f.UnlockOwner(r, input.LockOwner)))
 }

@@ -127,6 +127,7 @@ func attach(fs *fileSystem, mountpoint string, cfg Config) (*gofuse.Server, erro
 		// With splice on, go-fuse cannot send replies of a full MaxWrite through its
 		// pipe: it fails each of them and falls back to what this flag does at once.
 		DisableSplice: true,
+		EnableLocks:   true,
 		Debug:         cfg.Debug,
 		Logger:        slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
 		ExtraCapabilities: gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_ASYNC_DIO | gofuse.CAP_ATOMIC_O_TRUNC |

@@ -110,6 +110,7 @@ func check(v View) []Problem {
 	c.readXattrs()
 	c.judgeInodes()
 	c.readSessions()
+	c.readLocks()
 	c.readChunks()
 	c.readMap()
 	c.judgeCounters()
@@ -118,7 +119,7 @@ func check(v View) []Problem {
 
 // strangers finds rows of no known kind.
 func (c *checker) strangers() {
-	const kinds = "ABCDEGHILMNOQRSTUVX"
+	const kinds = "ABCDEGHIJKLMNOPQRSTUVX"
 	lo := []byte{0}
 	for i := range len(kinds) + 1 {
 		hi := []byte{0xff, 0xff}

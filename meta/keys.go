@@ -18,11 +18,14 @@ const (
 	kindHome      = 'G' // placement group -> servers by position
 	kindGroup     = 'H' // placement group -> number of chunk records
 	kindInode     = 'I' // inode -> attributes, target, parent
+	kindLocked    = 'J' // session, file or name -> marker: it has a row of kind K
+	kindLock      = 'K' // file or name, session -> locks
 	kindLayout    = 'L' // layout that some inode was given
 	kindMaster    = 'M' // master -> name, address
 	kindNonce     = 'N' // nonce of OpenSession -> session
 	kindOrphan    = 'O' // inode without a name
 	kindDroppable = 'Q' // sealed chunk without live bytes
+	kindToken     = 'P' // the last token that was given with a lock of a name
 	kindReply     = 'R' // session, sequence -> kept answer
 	kindSession   = 'S' // session -> who it is
 	kindTally     = 'T' // session -> acknowledged sequence, granted ids, what it added to the counters

@@ -114,6 +114,22 @@ type ChunkCommit struct {
 	Sealed    bool         // the session will write no more to it
 }
 
+// SetLock gives the session a lock, or takes locks of one owner away. It waits for
+// nothing: EAGAIN when another owner's is in the way.
+type SetLock struct {
+	Ino    dfs.Ino // of a file, or dfs.LockNameIno
+	Lock   dfs.Lock
+	Closed bool // all that were set through Lock.File go; nothing else of Lock counts
+	Refuse bool // the leader keeps what is asked for to somebody who has waited for it: EAGAIN
+}
+
+// PutLocks says what the session holds of a file: it has set these under an exclusive
+// lease, when no other session had any. EAGAIN when one is in the way all the same.
+type PutLocks struct {
+	Ino   dfs.Ino
+	Locks dfs.Locks
+}
+
 // SetPolicy sets the layout of new chunks of a file, or of new children of a
 // folder.
 type SetPolicy struct {

@@ -39,6 +39,7 @@ type Reply struct {
 	More     bool          // Reap: ExtentsMax was reached, ask again
 	Dropped  []dfs.ChunkID // DropChunks: chunks whose record is gone now
 	Epoch    dfs.Epoch     // PutMap: of the map after the command, also when refused
+	Token    uint64        // SetLock of a name
 
 	// Replayed says that this is the kept answer of an earlier Apply. It is about
 	// this Apply and is not kept.

@@ -439,6 +439,7 @@ const (
 	replyIDs   // Session, Inodes, Chunks
 	replyLists // Orphaned, Skipped, Reaped, Dropped
 	replyEpoch
+	replyToken
 	replyEnd
 )
 
@@ -456,6 +457,7 @@ func encodeReply(b []byte, r *Reply) []byte {
 	set(replyIDs, r.Session != 0 || r.Inodes != Range{} || r.Chunks != Range{})
 	set(replyLists, len(r.Orphaned)+len(r.Skipped)+len(r.Reaped)+len(r.Dropped) != 0)
 	set(replyEpoch, r.Epoch != 0)
+	set(replyToken, r.Token != 0)
 
 	b = append(b, rowVersion)
 	b = binary.AppendUvarint(b, has)
@@ -478,6 +480,9 @@ func encodeReply(b []byte, r *Reply) []byte {
 	}
 	if has&replyEpoch != 0 {
 		b = binary.AppendUvarint(b, uint64(r.Epoch))
+	}
+	if has&replyToken != 0 {
+		b = binary.AppendUvarint(b, r.Token)
 	}
 	if has&replyAttr != 0 {
 		b = binary.AppendUvarint(b, uint64(r.Attr.Ino))
@@ -518,6 +523,9 @@ func decodeReply(b []byte) (Reply, error) {
 	}
 	if has&replyEpoch != 0 {
 		r.Epoch = dfs.Epoch(d.uvarint())
+	}
+	if has&replyToken != 0 {
+		r.Token = d.uvarint()
 	}
 	if has&replyAttr != 0 && d.err == nil {
 		ino := dfs.Ino(d.uvarint())

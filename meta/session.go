@@ -151,7 +151,7 @@ func (o *OpenSession) again(tx *tx, b []byte) (Reply, error) {
 	return rep, nil
 }
 
-// apply takes at most PendingMax kept answers and the session's unsealed chunks
+// apply takes at most PendingMax kept answers, the session's unsealed chunks and its locks
 // away. A session that is gone already is no error.
 func (o *CloseSession) apply(tx *tx) (Reply, error) {
 	if tx.tally != nil && tx.c.Session != o.Session {
@@ -176,6 +176,9 @@ func (o *CloseSession) apply(tx *tx) (Reply, error) {
 		return Reply{}, err
 	}
 	if err := tx.sealAll(s.ID); err != nil {
+		return Reply{}, err
+	}
+	if err := tx.unlockAll(s.ID); err != nil {
 		return Reply{}, err
 	}
 	if err := tx.deleteRows(key1(kindReply, id), after(kindReply, id)); err != nil {

@@ -194,6 +194,7 @@ func (s *script) reply(r Reply) string {
 	add(r.Dropped != nil, "dropped=%v", seqs(r.Dropped))
 	add(r.More, "more")
 	add(r.Epoch != 0, "epoch=%d", r.Epoch)
+	add(r.Token != 0, "token=%d", r.Token)
 	if out == nil {
 		return "ok"
 	}
@@ -302,6 +303,10 @@ func (s *script) change(cmd string, a *args, w []string) (string, bool) {
 		return s.ask(a, &RemoveXattr{Ino: s.at(w[0]), Name: w[1]}), true
 	case "commit":
 		return s.ask(a, s.commit(a)), true
+	case "lock": // PATH|@NAME file|bytes|name shared|alone|none OWNER [START END] [file=N] [refuse]
+		return s.ask(a, setLock(s, a)), true
+	case "closed": // PATH FILE
+		return s.ask(a, &SetLock{Ino: s.at(w[0]), Closed: true, Lock: dfs.Lock{File: uint64(a.num(1))}}), true
 	case "policy": // PATH LAYOUT
 		l, err := dfs.ParseLayout(w[1])
 		if err != nil {
@@ -413,6 +418,23 @@ func (s *script) admin(cmd string, a *args, w []string) (string, bool) {
 		return s.order(&RemoveMaster{ID: dfs.NodeID(a.num(0))}), true
 	}
 	return "", false
+}
+
+func setLock(s *script, a *args) *SetLock {
+	op := &SetLock{Refuse: a.has("refuse"), Lock: dfs.Lock{
+		Kind:  map[string]dfs.LockKind{"file": dfs.LockFile, "bytes": dfs.LockBytes, "name": dfs.LockName}[a.words[1]],
+		Type:  map[string]dfs.LockType{"shared": dfs.LockShared, "alone": dfs.LockAlone, "none": dfs.Unlocked}[a.words[2]],
+		Owner: uint64(a.num(3)), File: a.value("file", 0), End: dfs.LockEnd,
+	}}
+	if name, is := strings.CutPrefix(a.words[0], "@"); is {
+		op.Ino, op.Lock.Name = dfs.LockNameIno(name), name
+	} else {
+		op.Ino = s.at(a.words[0])
+	}
+	if len(a.words) > 4 {
+		op.Lock.Start, op.Lock.End = uint64(a.num(4)), uint64(a.num(5))
+	}
+	return op
 }
 
 func parsePutMap(a *args) *PutMap {
@@ -554,6 +576,23 @@ func (s *script) lookAdmin(cmd string, a *args) string {
 		out, err = v.Sessions()
 	case "masters":
 		out, err = v.Masters()
+	case "locks":
+		held, err := v.Locks(0, 100)
+		if err != nil {
+			return verdictOf(err)
+		}
+		text := "none"
+		for i, h := range held {
+			if i == 0 {
+				text = ""
+			}
+			what := fmt.Sprint(h.Ino)
+			if h.Name != "" {
+				what = fmt.Sprintf("@%s token=%d", h.Name, h.Token)
+			}
+			text += fmt.Sprintf("[%s session=%s kind=%d type=%d owner=%d file=%d %d-%d]", what, h.Session, h.Kind, h.Type, h.Owner, h.File, h.Start, h.End)
+		}
+		return text
 	case "layouts":
 		out, err = v.Layouts()
 	case "counters":

@@ -58,6 +58,22 @@ func CredFromProto(c *metapb.Cred) dfs.Cred {
 	return dfs.Cred{UID: c.GetUid(), GID: c.GetGid(), Groups: c.GetGroups(), Checked: c.GetChecked()}
 }
 
+// LockToProto converts l.
+func LockToProto(l dfs.Lock) *metapb.Lock {
+	return &metapb.Lock{
+		Kind: uint32(l.Kind), Type: uint32(l.Type), Owner: l.Owner, File: l.File,
+		Start: l.Start, End: l.End, Pid: l.PID, Name: []byte(l.Name), Token: l.Token,
+	}
+}
+
+// LockFromProto converts l; nil is the zero Lock, which is not valid.
+func LockFromProto(l *metapb.Lock) dfs.Lock {
+	return dfs.Lock{
+		Kind: dfs.LockKind(l.GetKind()), Type: dfs.LockType(l.GetType()), Owner: l.GetOwner(), File: l.GetFile(),
+		Start: l.GetStart(), End: l.GetEnd(), PID: l.GetPid(), Name: string(l.GetName()), Token: l.GetToken(),
+	}
+}
+
 // ExtentToProto converts e.
 func ExtentToProto(e dfs.Extent) *metapb.Extent {
 	return &metapb.Extent{Off: e.Off, Len: e.Len, Chunk: uint64(e.Chunk), Record: e.Record, RecordLen: e.RecordLen, Start: e.Start}

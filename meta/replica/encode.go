@@ -89,6 +89,19 @@ func extentFromProto(e *logpb.Extent) dfs.Extent {
 	return dfs.Extent{Off: e.GetOff(), Len: e.GetLen(), Chunk: dfs.ChunkID(e.GetChunk()), Record: e.GetRecord(), RecordLen: e.GetRecordLen(), Start: e.GetStart()}
 }
 
+func lockToProto(l dfs.Lock) *logpb.Lock {
+	return &logpb.Lock{
+		Kind: uint32(l.Kind), Type: uint32(l.Type), Owner: l.Owner, File: l.File, Start: l.Start, End: l.End, Pid: l.PID, Name: []byte(l.Name),
+	}
+}
+
+func lockFromProto(l *logpb.Lock) dfs.Lock {
+	return dfs.Lock{
+		Kind: dfs.LockKind(l.GetKind()), Type: dfs.LockType(l.GetType()), Owner: l.GetOwner(), File: l.GetFile(),
+		Start: l.GetStart(), End: l.GetEnd(), PID: l.GetPid(), Name: string(l.GetName()),
+	}
+}
+
 func nodesToProto(ids []dfs.NodeID) []uint64 {
 	return slice(ids, func(n dfs.NodeID) uint64 { return uint64(n) })
 }
@@ -194,6 +207,10 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_RemoveXattr{RemoveXattr: &logpb.RemoveXattr{Ino: uint64(op.Ino), Name: []byte(op.Name)}}
 	case *meta.Commit:
 		p.Op = &logpb.Command_Commit{Commit: commitToProto(op)}
+	case *meta.SetLock:
+		p.Op = &logpb.Command_SetLock{SetLock: &logpb.SetLock{Ino: uint64(op.Ino), Closed: op.Closed, Refuse: op.Refuse, Lock: lockToProto(op.Lock)}}
+	case *meta.PutLocks:
+		p.Op = &logpb.Command_PutLocks{PutLocks: &logpb.PutLocks{Ino: uint64(op.Ino), Locks: slice(op.Locks, lockToProto)}}
 	case *meta.SetPolicy:
 		p.Op = &logpb.Command_SetPolicy{SetPolicy: &logpb.SetPolicy{Ino: uint64(op.Ino), Layout: uint32(op.Layout)}}
 	case *meta.GrantIDs:
@@ -249,6 +266,11 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.RemoveXattr{Ino: dfs.Ino(op.RemoveXattr.Ino), Name: string(op.RemoveXattr.Name)}
 	case *logpb.Command_Commit:
 		c.Op = commitFromProto(op.Commit)
+	case *logpb.Command_SetLock:
+		o := op.SetLock
+		c.Op = &meta.SetLock{Ino: dfs.Ino(o.Ino), Closed: o.Closed, Refuse: o.Refuse, Lock: lockFromProto(o.Lock)}
+	case *logpb.Command_PutLocks:
+		c.Op = &meta.PutLocks{Ino: dfs.Ino(op.PutLocks.Ino), Locks: slice(op.PutLocks.Locks, lockFromProto)}
 	case *logpb.Command_SetPolicy:
 		c.Op = &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
 	case *logpb.Command_GrantIds:

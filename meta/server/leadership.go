@@ -29,6 +29,7 @@ type leadership struct {
 	reap   chan struct{} // there may be orphans to free
 	look   chan struct{} // something about the chunk servers may have changed
 	leases *leaseTable
+	locks  *lockQueue
 
 	mu       sync.Mutex
 	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
@@ -132,6 +133,7 @@ func (l *leadership) end(id dfs.SessionID) {
 	}
 	l.mu.Unlock()
 	l.leases.drop(id)
+	l.locks.drop(id)
 }
 
 // closeSession ends a session in the state and here.
@@ -355,7 +357,7 @@ func (s *Server) serveTerm(term uint64) {
 		scan: true, // what was orphaned in earlier terms
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
-	l.leases = newLeaseTable(l)
+	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
 	if err := l.takeOver(); err != nil {
 		if ctx.Err() == nil {
 			s.logger.Error("cannot take up leadership", "err", err)
@@ -388,8 +390,10 @@ func (l *leadership) takeOver() error {
 		if masters, err = v.Masters(); err != nil {
 			return err
 		}
-		sessions, err = v.Sessions()
-		return err
+		if sessions, err = v.Sessions(); err != nil {
+			return err
+		}
+		return l.locks.load(v)
 	})
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ import (
 // newTerm is a term by itself, for what needs no master.
 func newTerm(sessions ...dfs.SessionID) *leadership {
 	l := &leadership{sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, reap: make(chan struct{}, 1)}
-	l.leases = newLeaseTable(l)
+	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
 	for _, id := range sessions {
 		l.begin(id)
 	}

@@ -156,7 +156,7 @@ func (t *leaseTable) attach(id dfs.SessionID, keep []uint64) (good time.Duration
 		if _, waited := t.await[id]; waited {
 			for _, ino := range keep {
 				if h := t.grantLocked(s, dfs.Ino(ino), t.at(dfs.Ino(ino)), true); h != nil {
-					kept = append(kept, h.lease(dfs.Ino(ino)))
+					kept = append(kept, t.leaseLocked(dfs.Ino(ino), h))
 				}
 			}
 			delete(t.await, id)
@@ -339,27 +339,45 @@ func (t *leaseTable) read(ctx context.Context, session dfs.SessionID, inos ...df
 	defer t.mu.Unlock()
 	var out []*metapb.Lease
 	for _, ino := range inos {
-		for {
-			le := t.inodes[ino]
-			if le == nil && t.sessions[session] == nil {
-				break
-			}
-			le = t.at(ino)
-			if h := le.exclusive(session); h != nil {
-				t.recallLocked(ino, le, h, true)
-				if err := t.waitLocked(ctx, le); err != nil {
-					return nil, err
-				}
-				continue
-			}
-			if h := t.grantLocked(t.sessions[session], ino, le, false); h != nil {
-				out = append(out, h.lease(ino))
-			}
-			t.tidyLocked(ino, le)
-			break
+		if err := t.settleLocked(ctx, session, ino); err != nil {
+			return nil, err
 		}
+		s := t.sessions[session]
+		if s == nil {
+			continue
+		}
+		le := t.at(ino)
+		if h := t.grantLocked(s, ino, le, false); h != nil {
+			out = append(out, t.leaseLocked(ino, h))
+		}
+		t.tidyLocked(ino, le)
 	}
 	return out, nil
+}
+
+// settle waits until no other session has an exclusive lease on an inode.
+func (t *leaseTable) settle(ctx context.Context, session dfs.SessionID, ino dfs.Ino) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.settleLocked(ctx, session, ino)
+}
+
+// +checklocks:t.mu
+func (t *leaseTable) settleLocked(ctx context.Context, session dfs.SessionID, ino dfs.Ino) error {
+	for {
+		le := t.inodes[ino]
+		if le == nil {
+			return nil
+		}
+		h := le.exclusive(session)
+		if h == nil {
+			return nil
+		}
+		t.recallLocked(ino, le, h, true)
+		if err := t.waitLocked(ctx, le); err != nil {
+			return err
+		}
+	}
 }
 
 // exclusive is another session's exclusive lease.
@@ -434,15 +452,17 @@ func (t *leaseTable) grant(session dfs.SessionID, inos []dfs.Ino) []*metapb.Leas
 			continue // others are at it too: a lease would be recalled at once
 		}
 		if h := t.grantLocked(s, ino, le, true); h != nil {
-			out = append(out, h.lease(ino))
+			out = append(out, t.leaseLocked(ino, h))
 		}
 	}
 	return out
 }
 
-// lease is what the session is told.
-func (h *holder) lease(ino dfs.Ino) *metapb.Lease {
-	return &metapb.Lease{Ino: uint64(ino), Exclusive: h.exclusive, Serial: h.serial}
+// leaseLocked is what the session is told.
+//
+// +checklocks:t.mu
+func (t *leaseTable) leaseLocked(ino dfs.Ino, h *holder) *metapb.Lease {
+	return &metapb.Lease{Ino: uint64(ino), Exclusive: h.exclusive, Serial: h.serial, Unlocked: h.exclusive && t.l.locks.alone(h.by.id, ino)}
 }
 
 // born gives a session the lease on an inode that it has made under leases.
@@ -451,7 +471,7 @@ func (t *leaseTable) born(session dfs.SessionID, ino dfs.Ino) []*metapb.Lease {
 	defer t.mu.Unlock()
 	if s := t.sessions[session]; s != nil {
 		if h := t.grantLocked(s, ino, t.at(ino), true); h != nil {
-			return []*metapb.Lease{h.lease(ino)}
+			return []*metapb.Lease{t.leaseLocked(ino, h)}
 		}
 	}
 	return nil
@@ -478,7 +498,7 @@ func (t *leaseTable) acquire(ctx context.Context, session dfs.SessionID, ino dfs
 	var out []*metapb.Lease
 	if s := t.sessions[session]; s != nil && le.changing == 0 {
 		if h := t.grantLocked(s, ino, le, true); h != nil && h.exclusive {
-			out = append(out, h.lease(ino))
+			out = append(out, t.leaseLocked(ino, h))
 		}
 	}
 	t.signalLocked(ino, le)

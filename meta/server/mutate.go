@@ -82,6 +82,11 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		}
 		defer done()
 	}
+	unlocked, err := l.beginLocks(ctx, req, commands)
+	if err != nil {
+		return nil, err
+	}
+	defer unlocked()
 	replies, err := s.node.ProposeAll(ctx, commands)
 	if err != nil {
 		return nil, s.failure(err)
@@ -107,6 +112,9 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 			}
 		}
 		l.suspect(r.Orphaned...)
+		if op, is := commands[i].Op.(*meta.SetLock); is && r.Errno == dfs.OK {
+			l.locks.took(session, op.Ino, op.Lock)
+		}
 		if _, made := commands[i].Op.(*meta.Create); made && r.Errno == dfs.OK && r.Attr != nil && !r.Existed {
 			out.Leases = append(out.Leases, l.leases.born(session, r.Attr.Ino)...)
 		}
@@ -288,7 +296,7 @@ func (l *leadership) created(session dfs.SessionID, wanted dfs.Ino, r *meta.Repl
 }
 
 func replyToProto(r *meta.Reply) *metapb.MutationReply {
-	out := &metapb.MutationReply{Errno: uint32(r.Errno), Existed: r.Existed, StaleMap: r.StaleMap}
+	out := &metapb.MutationReply{Errno: uint32(r.Errno), Existed: r.Existed, StaleMap: r.StaleMap, Token: r.Token}
 	if r.Attr != nil {
 		out.Attr = rpc.AttrToProto(r.Attr)
 	}
@@ -345,6 +353,19 @@ func operation(m *metapb.Mutation) (meta.Op, error) {
 		return &meta.RemoveXattr{Ino: dfs.Ino(op.RemoveXattr.Ino), Name: name(op.RemoveXattr.Name)}, nil
 	case *metapb.Mutation_Commit:
 		return commit(op.Commit)
+	case *metapb.Mutation_SetLock:
+		o := op.SetLock
+		if err := bound("name of a lock", len(o.GetLock().GetName()), nameBytesMax); err != nil {
+			return nil, err
+		}
+		return &meta.SetLock{Ino: dfs.Ino(o.Ino), Lock: rpc.LockFromProto(o.Lock), Closed: o.Closed}, nil
+	case *metapb.Mutation_PutLocks:
+		o := op.PutLocks
+		locks := make(dfs.Locks, len(o.Locks))
+		for i, l := range o.Locks {
+			locks[i] = rpc.LockFromProto(l)
+		}
+		return &meta.PutLocks{Ino: dfs.Ino(o.Ino), Locks: locks}, nil
 	case *metapb.Mutation_SetPolicy:
 		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: layout(op.SetPolicy.Layout)}, nil
 	case *metapb.Mutation_GrantIds:

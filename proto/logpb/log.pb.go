@@ -317,6 +317,8 @@ type Command struct {
 	//	*Command_PutMap
 	//	*Command_PutMaster
 	//	*Command_RemoveMaster
+	//	*Command_SetLock
+	//	*Command_PutLocks
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -565,6 +567,24 @@ func (x *Command) GetRemoveMaster() *RemoveMaster {
 	return nil
 }
 
+func (x *Command) GetSetLock() *SetLock {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetLock); ok {
+			return x.SetLock
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutLocks() *PutLocks {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutLocks); ok {
+			return x.PutLocks
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -645,6 +665,14 @@ type Command_RemoveMaster struct {
 	RemoveMaster *RemoveMaster `protobuf:"bytes,28,opt,name=remove_master,json=removeMaster,proto3,oneof"`
 }
 
+type Command_SetLock struct {
+	SetLock *SetLock `protobuf:"bytes,29,opt,name=set_lock,json=setLock,proto3,oneof"`
+}
+
+type Command_PutLocks struct {
+	PutLocks *PutLocks `protobuf:"bytes,30,opt,name=put_locks,json=putLocks,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -682,6 +710,10 @@ func (*Command_PutMap) isCommand_Op() {}
 func (*Command_PutMaster) isCommand_Op() {}
 
 func (*Command_RemoveMaster) isCommand_Op() {}
+
+func (*Command_SetLock) isCommand_Op() {}
+
+func (*Command_PutLocks) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1463,6 +1495,226 @@ func (x *ChunkCommit) GetSealed() bool {
 	return false
 }
 
+type Lock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Type          uint32                 `protobuf:"varint,2,opt,name=type,proto3" json:"type,omitempty"`
+	Owner         uint64                 `protobuf:"varint,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	File          uint64                 `protobuf:"varint,4,opt,name=file,proto3" json:"file,omitempty"`
+	Start         uint64                 `protobuf:"varint,5,opt,name=start,proto3" json:"start,omitempty"`
+	End           uint64                 `protobuf:"varint,6,opt,name=end,proto3" json:"end,omitempty"`
+	Pid           uint32                 `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
+	Name          []byte                 `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lock) Reset() {
+	*x = Lock{}
+	mi := &file_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lock) ProtoMessage() {}
+
+func (x *Lock) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lock.ProtoReflect.Descriptor instead.
+func (*Lock) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Lock) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Lock) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Lock) GetOwner() uint64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *Lock) GetFile() uint64 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *Lock) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *Lock) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *Lock) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Lock) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+type SetLock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Lock          *Lock                  `protobuf:"bytes,2,opt,name=lock,proto3" json:"lock,omitempty"`
+	Closed        bool                   `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"`
+	Refuse        bool                   `protobuf:"varint,4,opt,name=refuse,proto3" json:"refuse,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLock) Reset() {
+	*x = SetLock{}
+	mi := &file_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLock) ProtoMessage() {}
+
+func (x *SetLock) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLock.ProtoReflect.Descriptor instead.
+func (*SetLock) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SetLock) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *SetLock) GetLock() *Lock {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
+func (x *SetLock) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *SetLock) GetRefuse() bool {
+	if x != nil {
+		return x.Refuse
+	}
+	return false
+}
+
+type PutLocks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Locks         []*Lock                `protobuf:"bytes,2,rep,name=locks,proto3" json:"locks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutLocks) Reset() {
+	*x = PutLocks{}
+	mi := &file_log_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutLocks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutLocks) ProtoMessage() {}
+
+func (x *PutLocks) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutLocks.ProtoReflect.Descriptor instead.
+func (*PutLocks) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PutLocks) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *PutLocks) GetLocks() []*Lock {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
 type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -1473,7 +1725,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_log_proto_msgTypes[16]
+	mi := &file_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1737,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[16]
+	mi := &file_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1750,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{16}
+	return file_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -1525,7 +1777,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_log_proto_msgTypes[17]
+	mi := &file_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1789,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[17]
+	mi := &file_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1802,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{17}
+	return file_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -1579,7 +1831,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_log_proto_msgTypes[18]
+	mi := &file_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1843,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[18]
+	mi := &file_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1856,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{18}
+	return file_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OpenSession) GetNonce() uint64 {
@@ -1644,7 +1896,7 @@ type CloseSession struct {
 
 func (x *CloseSession) Reset() {
 	*x = CloseSession{}
-	mi := &file_log_proto_msgTypes[19]
+	mi := &file_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1908,7 @@ func (x *CloseSession) String() string {
 func (*CloseSession) ProtoMessage() {}
 
 func (x *CloseSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[19]
+	mi := &file_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1921,7 @@ func (x *CloseSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSession.ProtoReflect.Descriptor instead.
 func (*CloseSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{19}
+	return file_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CloseSession) GetSession() uint64 {
@@ -1689,7 +1941,7 @@ type Reap struct {
 
 func (x *Reap) Reset() {
 	*x = Reap{}
-	mi := &file_log_proto_msgTypes[20]
+	mi := &file_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1953,7 @@ func (x *Reap) String() string {
 func (*Reap) ProtoMessage() {}
 
 func (x *Reap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[20]
+	mi := &file_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1966,7 @@ func (x *Reap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reap.ProtoReflect.Descriptor instead.
 func (*Reap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{20}
+	return file_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Reap) GetInodes() []uint64 {
@@ -1740,7 +1992,7 @@ type DropChunks struct {
 
 func (x *DropChunks) Reset() {
 	*x = DropChunks{}
-	mi := &file_log_proto_msgTypes[21]
+	mi := &file_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +2004,7 @@ func (x *DropChunks) String() string {
 func (*DropChunks) ProtoMessage() {}
 
 func (x *DropChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[21]
+	mi := &file_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +2017,7 @@ func (x *DropChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropChunks.ProtoReflect.Descriptor instead.
 func (*DropChunks) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{21}
+	return file_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DropChunks) GetChunks() []uint64 {
@@ -1785,7 +2037,7 @@ type Bootstrap struct {
 
 func (x *Bootstrap) Reset() {
 	*x = Bootstrap{}
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2049,7 @@ func (x *Bootstrap) String() string {
 func (*Bootstrap) ProtoMessage() {}
 
 func (x *Bootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2062,7 @@ func (x *Bootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
 func (*Bootstrap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{22}
+	return file_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Bootstrap) GetCluster() uint64 {
@@ -1842,7 +2094,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2106,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2119,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{23}
+	return file_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Server) GetId() uint64 {
@@ -1929,7 +2181,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2193,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2206,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{24}
+	return file_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -1982,7 +2234,7 @@ type PutMap struct {
 
 func (x *PutMap) Reset() {
 	*x = PutMap{}
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2246,7 @@ func (x *PutMap) String() string {
 func (*PutMap) ProtoMessage() {}
 
 func (x *PutMap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2259,7 @@ func (x *PutMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMap.ProtoReflect.Descriptor instead.
 func (*PutMap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{25}
+	return file_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PutMap) GetEpoch() uint64 {
@@ -2042,7 +2294,7 @@ type PutMaster struct {
 
 func (x *PutMaster) Reset() {
 	*x = PutMaster{}
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2306,7 @@ func (x *PutMaster) String() string {
 func (*PutMaster) ProtoMessage() {}
 
 func (x *PutMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2319,7 @@ func (x *PutMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMaster.ProtoReflect.Descriptor instead.
 func (*PutMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{26}
+	return file_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PutMaster) GetId() uint64 {
@@ -2100,7 +2352,7 @@ type RemoveMaster struct {
 
 func (x *RemoveMaster) Reset() {
 	*x = RemoveMaster{}
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2364,7 @@ func (x *RemoveMaster) String() string {
 func (*RemoveMaster) ProtoMessage() {}
 
 func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2377,7 @@ func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMaster.ProtoReflect.Descriptor instead.
 func (*RemoveMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{27}
+	return file_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveMaster) GetId() uint64 {
@@ -2160,7 +2412,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\xfb\b\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\xe2\t\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2189,7 +2441,9 @@ const file_log_proto_rawDesc = "" +
 	"\aput_map\x18\x1a \x01(\v2\x12.dfs.log.v1.PutMapH\x00R\x06putMap\x126\n" +
 	"\n" +
 	"put_master\x18\x1b \x01(\v2\x15.dfs.log.v1.PutMasterH\x00R\tputMaster\x12?\n" +
-	"\rremove_master\x18\x1c \x01(\v2\x18.dfs.log.v1.RemoveMasterH\x00R\fremoveMasterB\x04\n" +
+	"\rremove_master\x18\x1c \x01(\v2\x18.dfs.log.v1.RemoveMasterH\x00R\fremoveMaster\x120\n" +
+	"\bset_lock\x18\x1d \x01(\v2\x13.dfs.log.v1.SetLockH\x00R\asetLock\x123\n" +
+	"\tput_locks\x18\x1e \x01(\v2\x14.dfs.log.v1.PutLocksH\x00R\bputLocksB\x04\n" +
 	"\x02op\"\x9a\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -2256,7 +2510,24 @@ const file_log_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
 	"\aservers\x18\x03 \x03(\x06R\aservers\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"5\n" +
+	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xa6\x01\n" +
+	"\x04Lock\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\rR\x04type\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\x04R\x05owner\x12\x12\n" +
+	"\x04file\x18\x04 \x01(\x04R\x04file\x12\x14\n" +
+	"\x05start\x18\x05 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\x06 \x01(\x04R\x03end\x12\x10\n" +
+	"\x03pid\x18\a \x01(\rR\x03pid\x12\x12\n" +
+	"\x04name\x18\b \x01(\fR\x04name\"q\n" +
+	"\aSetLock\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12$\n" +
+	"\x04lock\x18\x02 \x01(\v2\x10.dfs.log.v1.LockR\x04lock\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\bR\x06closed\x12\x16\n" +
+	"\x06refuse\x18\x04 \x01(\bR\x06refuse\"D\n" +
+	"\bPutLocks\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12&\n" +
+	"\x05locks\x18\x02 \x03(\v2\x10.dfs.log.v1.LockR\x05locks\"5\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
@@ -2316,7 +2587,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -2334,18 +2605,21 @@ var file_log_proto_goTypes = []any{
 	(*Commit)(nil),       // 13: dfs.log.v1.Commit
 	(*FileCommit)(nil),   // 14: dfs.log.v1.FileCommit
 	(*ChunkCommit)(nil),  // 15: dfs.log.v1.ChunkCommit
-	(*SetPolicy)(nil),    // 16: dfs.log.v1.SetPolicy
-	(*GrantIDs)(nil),     // 17: dfs.log.v1.GrantIDs
-	(*OpenSession)(nil),  // 18: dfs.log.v1.OpenSession
-	(*CloseSession)(nil), // 19: dfs.log.v1.CloseSession
-	(*Reap)(nil),         // 20: dfs.log.v1.Reap
-	(*DropChunks)(nil),   // 21: dfs.log.v1.DropChunks
-	(*Bootstrap)(nil),    // 22: dfs.log.v1.Bootstrap
-	(*Server)(nil),       // 23: dfs.log.v1.Server
-	(*Acting)(nil),       // 24: dfs.log.v1.Acting
-	(*PutMap)(nil),       // 25: dfs.log.v1.PutMap
-	(*PutMaster)(nil),    // 26: dfs.log.v1.PutMaster
-	(*RemoveMaster)(nil), // 27: dfs.log.v1.RemoveMaster
+	(*Lock)(nil),         // 16: dfs.log.v1.Lock
+	(*SetLock)(nil),      // 17: dfs.log.v1.SetLock
+	(*PutLocks)(nil),     // 18: dfs.log.v1.PutLocks
+	(*SetPolicy)(nil),    // 19: dfs.log.v1.SetPolicy
+	(*GrantIDs)(nil),     // 20: dfs.log.v1.GrantIDs
+	(*OpenSession)(nil),  // 21: dfs.log.v1.OpenSession
+	(*CloseSession)(nil), // 22: dfs.log.v1.CloseSession
+	(*Reap)(nil),         // 23: dfs.log.v1.Reap
+	(*DropChunks)(nil),   // 24: dfs.log.v1.DropChunks
+	(*Bootstrap)(nil),    // 25: dfs.log.v1.Bootstrap
+	(*Server)(nil),       // 26: dfs.log.v1.Server
+	(*Acting)(nil),       // 27: dfs.log.v1.Acting
+	(*PutMap)(nil),       // 28: dfs.log.v1.PutMap
+	(*PutMaster)(nil),    // 29: dfs.log.v1.PutMaster
+	(*RemoveMaster)(nil), // 30: dfs.log.v1.RemoveMaster
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -2360,30 +2634,34 @@ var file_log_proto_depIdxs = []int32{
 	11, // 9: dfs.log.v1.Command.set_xattr:type_name -> dfs.log.v1.SetXattr
 	12, // 10: dfs.log.v1.Command.remove_xattr:type_name -> dfs.log.v1.RemoveXattr
 	13, // 11: dfs.log.v1.Command.commit:type_name -> dfs.log.v1.Commit
-	16, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
-	17, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
-	18, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
-	19, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
-	20, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
-	21, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
-	22, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
-	25, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
-	26, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
-	27, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
-	1,  // 22: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 23: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	14, // 24: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	15, // 25: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	3,  // 26: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 27: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 28: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	23, // 29: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	24, // 30: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	19, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
+	20, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
+	21, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
+	22, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
+	23, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
+	24, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
+	25, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
+	28, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
+	29, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
+	30, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
+	17, // 22: dfs.log.v1.Command.set_lock:type_name -> dfs.log.v1.SetLock
+	18, // 23: dfs.log.v1.Command.put_locks:type_name -> dfs.log.v1.PutLocks
+	1,  // 24: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 25: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	14, // 26: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	15, // 27: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	3,  // 28: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 29: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 30: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	16, // 31: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	16, // 32: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	26, // 33: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	27, // 34: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -2411,6 +2689,8 @@ func file_log_proto_init() {
 		(*Command_PutMap)(nil),
 		(*Command_PutMaster)(nil),
 		(*Command_RemoveMaster)(nil),
+		(*Command_SetLock)(nil),
+		(*Command_PutLocks)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -2419,7 +2699,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

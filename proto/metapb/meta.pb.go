@@ -504,8 +504,9 @@ type Lease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Exclusive     bool                   `protobuf:"varint,2,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
-	Serial        uint64                 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"` // which grant it is
-	Attr          *Attr                  `protobuf:"bytes,4,opt,name=attr,proto3" json:"attr,omitempty"`      // as of the grant; may be missing
+	Serial        uint64                 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"`     // which grant it is
+	Attr          *Attr                  `protobuf:"bytes,4,opt,name=attr,proto3" json:"attr,omitempty"`          // as of the grant; may be missing
+	Unlocked      bool                   `protobuf:"varint,5,opt,name=unlocked,proto3" json:"unlocked,omitempty"` // no other session has locks of it or wants some, as long as it is exclusive
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -566,6 +567,13 @@ func (x *Lease) GetAttr() *Attr {
 		return x.Attr
 	}
 	return nil
+}
+
+func (x *Lease) GetUnlocked() bool {
+	if x != nil {
+		return x.Unlocked
+	}
+	return false
 }
 
 type RecallsRequest struct {
@@ -1418,6 +1426,8 @@ type Mutation struct {
 	//	*Mutation_Commit
 	//	*Mutation_SetPolicy
 	//	*Mutation_GrantIds
+	//	*Mutation_SetLock
+	//	*Mutation_PutLocks
 	Op            isMutation_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1580,6 +1590,24 @@ func (x *Mutation) GetGrantIds() *GrantIDs {
 	return nil
 }
 
+func (x *Mutation) GetSetLock() *SetLock {
+	if x != nil {
+		if x, ok := x.Op.(*Mutation_SetLock); ok {
+			return x.SetLock
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetPutLocks() *PutLocks {
+	if x != nil {
+		if x, ok := x.Op.(*Mutation_PutLocks); ok {
+			return x.PutLocks
+		}
+	}
+	return nil
+}
+
 type isMutation_Op interface {
 	isMutation_Op()
 }
@@ -1628,6 +1656,14 @@ type Mutation_GrantIds struct {
 	GrantIds *GrantIDs `protobuf:"bytes,13,opt,name=grant_ids,json=grantIds,proto3,oneof"`
 }
 
+type Mutation_SetLock struct {
+	SetLock *SetLock `protobuf:"bytes,15,opt,name=set_lock,json=setLock,proto3,oneof"`
+}
+
+type Mutation_PutLocks struct {
+	PutLocks *PutLocks `protobuf:"bytes,16,opt,name=put_locks,json=putLocks,proto3,oneof"`
+}
+
 func (*Mutation_Create) isMutation_Op() {}
 
 func (*Mutation_Link) isMutation_Op() {}
@@ -1650,6 +1686,10 @@ func (*Mutation_SetPolicy) isMutation_Op() {}
 
 func (*Mutation_GrantIds) isMutation_Op() {}
 
+func (*Mutation_SetLock) isMutation_Op() {}
+
+func (*Mutation_PutLocks) isMutation_Op() {}
+
 type MutationReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
@@ -1657,6 +1697,7 @@ type MutationReply struct {
 	Existed       bool                   `protobuf:"varint,3,opt,name=existed,proto3" json:"existed,omitempty"`                   // Create without excl found it
 	Inodes        *IDRange               `protobuf:"bytes,4,opt,name=inodes,proto3" json:"inodes,omitempty"`                      // GrantIDs
 	Chunks        *IDRange               `protobuf:"bytes,5,opt,name=chunks,proto3" json:"chunks,omitempty"`                      // GrantIDs
+	Token         uint64                 `protobuf:"varint,7,opt,name=token,proto3" json:"token,omitempty"`                       // SetLock of a name
 	StaleMap      bool                   `protobuf:"varint,6,opt,name=stale_map,json=staleMap,proto3" json:"stale_map,omitempty"` // Commit refused: fewer live fragments than the policy wants; write again in a new chunk
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1725,6 +1766,13 @@ func (x *MutationReply) GetChunks() *IDRange {
 		return x.Chunks
 	}
 	return nil
+}
+
+func (x *MutationReply) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
 }
 
 func (x *MutationReply) GetStaleMap() bool {
@@ -2524,6 +2572,235 @@ func (x *ChunkCommit) GetSealed() bool {
 	return false
 }
 
+// Lock is what one session holds or wants of a file; see dfs.Lock.
+type Lock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Type          uint32                 `protobuf:"varint,2,opt,name=type,proto3" json:"type,omitempty"`
+	Owner         uint64                 `protobuf:"varint,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	File          uint64                 `protobuf:"varint,4,opt,name=file,proto3" json:"file,omitempty"`
+	Start         uint64                 `protobuf:"varint,5,opt,name=start,proto3" json:"start,omitempty"`
+	End           uint64                 `protobuf:"varint,6,opt,name=end,proto3" json:"end,omitempty"`
+	Pid           uint32                 `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
+	Name          []byte                 `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
+	Token         uint64                 `protobuf:"varint,9,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lock) Reset() {
+	*x = Lock{}
+	mi := &file_meta_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lock) ProtoMessage() {}
+
+func (x *Lock) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lock.ProtoReflect.Descriptor instead.
+func (*Lock) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Lock) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Lock) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Lock) GetOwner() uint64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *Lock) GetFile() uint64 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *Lock) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *Lock) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *Lock) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Lock) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *Lock) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+type SetLock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"` // of a file, or the number of a name
+	Lock          *Lock                  `protobuf:"bytes,2,opt,name=lock,proto3" json:"lock,omitempty"`
+	Closed        bool                   `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"` // all that were set through lock.file go
+	Waits         bool                   `protobuf:"varint,4,opt,name=waits,proto3" json:"waits,omitempty"`   // the caller waits when refused: those who wait already come first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLock) Reset() {
+	*x = SetLock{}
+	mi := &file_meta_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLock) ProtoMessage() {}
+
+func (x *SetLock) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLock.ProtoReflect.Descriptor instead.
+func (*SetLock) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SetLock) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *SetLock) GetLock() *Lock {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
+func (x *SetLock) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *SetLock) GetWaits() bool {
+	if x != nil {
+		return x.Waits
+	}
+	return false
+}
+
+type PutLocks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Locks         []*Lock                `protobuf:"bytes,2,rep,name=locks,proto3" json:"locks,omitempty"` // all that the session has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutLocks) Reset() {
+	*x = PutLocks{}
+	mi := &file_meta_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutLocks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutLocks) ProtoMessage() {}
+
+func (x *PutLocks) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutLocks.ProtoReflect.Descriptor instead.
+func (*PutLocks) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *PutLocks) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *PutLocks) GetLocks() []*Lock {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
 type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -2534,7 +2811,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2823,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[34]
+	mi := &file_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2836,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{34}
+	return file_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -2586,7 +2863,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2875,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[35]
+	mi := &file_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2888,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{35}
+	return file_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -2640,7 +2917,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +2929,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[36]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +2942,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{36}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LookupRequest) GetParent() uint64 {
@@ -2707,7 +2984,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2719,7 +2996,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3009,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LookupReply) GetErrno() uint32 {
@@ -2766,7 +3043,7 @@ type GetAttrRequest struct {
 
 func (x *GetAttrRequest) Reset() {
 	*x = GetAttrRequest{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +3055,7 @@ func (x *GetAttrRequest) String() string {
 func (*GetAttrRequest) ProtoMessage() {}
 
 func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +3068,7 @@ func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrRequest.ProtoReflect.Descriptor instead.
 func (*GetAttrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetAttrRequest) GetIno() uint64 {
@@ -2819,7 +3096,7 @@ type GetAttrReply struct {
 
 func (x *GetAttrReply) Reset() {
 	*x = GetAttrReply{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3108,7 @@ func (x *GetAttrReply) String() string {
 func (*GetAttrReply) ProtoMessage() {}
 
 func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3121,7 @@ func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrReply.ProtoReflect.Descriptor instead.
 func (*GetAttrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetAttrReply) GetErrno() uint32 {
@@ -2881,7 +3158,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2893,7 +3170,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2906,7 +3183,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OpenRequest) GetSession() uint64 {
@@ -2957,7 +3234,7 @@ type OpenReply struct {
 
 func (x *OpenReply) Reset() {
 	*x = OpenReply{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3246,7 @@ func (x *OpenReply) String() string {
 func (*OpenReply) ProtoMessage() {}
 
 func (x *OpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3259,7 @@ func (x *OpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenReply.ProtoReflect.Descriptor instead.
 func (*OpenReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OpenReply) GetErrno() uint32 {
@@ -3032,7 +3309,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3321,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3334,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExtentsRequest) GetIno() uint64 {
@@ -3101,7 +3378,7 @@ type ExtentsReply struct {
 
 func (x *ExtentsReply) Reset() {
 	*x = ExtentsReply{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3390,7 @@ func (x *ExtentsReply) String() string {
 func (*ExtentsReply) ProtoMessage() {}
 
 func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3403,7 @@ func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsReply.ProtoReflect.Descriptor instead.
 func (*ExtentsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ExtentsReply) GetErrno() uint32 {
@@ -3178,7 +3455,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +3467,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +3480,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReadDirRequest) GetIno() uint64 {
@@ -3261,7 +3538,7 @@ type ReadDirReply struct {
 
 func (x *ReadDirReply) Reset() {
 	*x = ReadDirReply{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3550,7 @@ func (x *ReadDirReply) String() string {
 func (*ReadDirReply) ProtoMessage() {}
 
 func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3563,7 @@ func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirReply.ProtoReflect.Descriptor instead.
 func (*ReadDirReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReadDirReply) GetErrno() uint32 {
@@ -3337,7 +3614,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3626,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3639,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -3410,7 +3687,7 @@ type ReadlinkRequest struct {
 
 func (x *ReadlinkRequest) Reset() {
 	*x = ReadlinkRequest{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3699,7 @@ func (x *ReadlinkRequest) String() string {
 func (*ReadlinkRequest) ProtoMessage() {}
 
 func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3712,7 @@ func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkRequest.ProtoReflect.Descriptor instead.
 func (*ReadlinkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReadlinkRequest) GetIno() uint64 {
@@ -3462,7 +3739,7 @@ type ReadlinkReply struct {
 
 func (x *ReadlinkReply) Reset() {
 	*x = ReadlinkReply{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3751,7 @@ func (x *ReadlinkReply) String() string {
 func (*ReadlinkReply) ProtoMessage() {}
 
 func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3764,7 @@ func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkReply.ProtoReflect.Descriptor instead.
 func (*ReadlinkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReadlinkReply) GetErrno() uint32 {
@@ -3516,7 +3793,7 @@ type GetXattrRequest struct {
 
 func (x *GetXattrRequest) Reset() {
 	*x = GetXattrRequest{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3528,7 +3805,7 @@ func (x *GetXattrRequest) String() string {
 func (*GetXattrRequest) ProtoMessage() {}
 
 func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3541,7 +3818,7 @@ func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrRequest.ProtoReflect.Descriptor instead.
 func (*GetXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetXattrRequest) GetIno() uint64 {
@@ -3582,7 +3859,7 @@ type GetXattrReply struct {
 
 func (x *GetXattrReply) Reset() {
 	*x = GetXattrReply{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3871,7 @@ func (x *GetXattrReply) String() string {
 func (*GetXattrReply) ProtoMessage() {}
 
 func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3884,7 @@ func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrReply.ProtoReflect.Descriptor instead.
 func (*GetXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetXattrReply) GetErrno() uint32 {
@@ -3635,7 +3912,7 @@ type ListXattrRequest struct {
 
 func (x *ListXattrRequest) Reset() {
 	*x = ListXattrRequest{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3924,7 @@ func (x *ListXattrRequest) String() string {
 func (*ListXattrRequest) ProtoMessage() {}
 
 func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3937,7 @@ func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrRequest.ProtoReflect.Descriptor instead.
 func (*ListXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListXattrRequest) GetIno() uint64 {
@@ -3694,7 +3971,7 @@ type ListXattrReply struct {
 
 func (x *ListXattrReply) Reset() {
 	*x = ListXattrReply{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3706,7 +3983,7 @@ func (x *ListXattrReply) String() string {
 func (*ListXattrReply) ProtoMessage() {}
 
 func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3719,7 +3996,7 @@ func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrReply.ProtoReflect.Descriptor instead.
 func (*ListXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListXattrReply) GetErrno() uint32 {
@@ -3736,6 +4013,230 @@ func (x *ListXattrReply) GetNames() [][]byte {
 	return nil
 }
 
+type WaitLockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Lock          *Lock                  `protobuf:"bytes,3,opt,name=lock,proto3" json:"lock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitLockRequest) Reset() {
+	*x = WaitLockRequest{}
+	mi := &file_meta_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitLockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitLockRequest) ProtoMessage() {}
+
+func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitLockRequest.ProtoReflect.Descriptor instead.
+func (*WaitLockRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *WaitLockRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *WaitLockRequest) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *WaitLockRequest) GetLock() *Lock {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
+type WaitLockReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitLockReply) Reset() {
+	*x = WaitLockReply{}
+	mi := &file_meta_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitLockReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitLockReply) ProtoMessage() {}
+
+func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitLockReply.ProtoReflect.Descriptor instead.
+func (*WaitLockReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *WaitLockReply) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+type GetLockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	Lock          *Lock                  `protobuf:"bytes,3,opt,name=lock,proto3" json:"lock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLockRequest) Reset() {
+	*x = GetLockRequest{}
+	mi := &file_meta_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLockRequest) ProtoMessage() {}
+
+func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLockRequest.ProtoReflect.Descriptor instead.
+func (*GetLockRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *GetLockRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *GetLockRequest) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *GetLockRequest) GetLock() *Lock {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
+type GetLockReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
+	Lock          *Lock                  `protobuf:"bytes,2,opt,name=lock,proto3" json:"lock,omitempty"`        // missing: nothing is in the way
+	Session       uint64                 `protobuf:"varint,3,opt,name=session,proto3" json:"session,omitempty"` // that holds it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLockReply) Reset() {
+	*x = GetLockReply{}
+	mi := &file_meta_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLockReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLockReply) ProtoMessage() {}
+
+func (x *GetLockReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLockReply.ProtoReflect.Descriptor instead.
+func (*GetLockReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *GetLockReply) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+func (x *GetLockReply) GetLock() *Lock {
+	if x != nil {
+		return x.Lock
+	}
+	return nil
+}
+
+func (x *GetLockReply) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
 type StatFSRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -3745,7 +4246,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3757,7 +4258,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3770,7 +4271,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *StatFSRequest) GetIno() uint64 {
@@ -3791,7 +4292,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3803,7 +4304,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3816,7 +4317,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *StatFSReply) GetTotalBytes() uint64 {
@@ -3855,7 +4356,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4368,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4381,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Server) GetId() uint64 {
@@ -3945,7 +4446,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4458,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4471,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ClusterMap) GetCluster() uint64 {
@@ -4018,7 +4519,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4531,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4544,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -4068,7 +4569,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4581,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4594,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 type HelloReply struct {
@@ -4114,7 +4615,7 @@ type HelloReply struct {
 
 func (x *HelloReply) Reset() {
 	*x = HelloReply{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4627,7 @@ func (x *HelloReply) String() string {
 func (*HelloReply) ProtoMessage() {}
 
 func (x *HelloReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4640,7 @@ func (x *HelloReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloReply.ProtoReflect.Descriptor instead.
 func (*HelloReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *HelloReply) GetCluster() uint64 {
@@ -4223,7 +4724,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4736,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4749,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *JoinRequest) GetServer() *Server {
@@ -4283,7 +4784,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4295,7 +4796,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4308,7 +4809,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *JoinReply) GetCluster() uint64 {
@@ -4344,7 +4845,7 @@ type JoinMasterRequest struct {
 
 func (x *JoinMasterRequest) Reset() {
 	*x = JoinMasterRequest{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4356,7 +4857,7 @@ func (x *JoinMasterRequest) String() string {
 func (*JoinMasterRequest) ProtoMessage() {}
 
 func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4369,7 +4870,7 @@ func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
 func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *JoinMasterRequest) GetId() uint64 {
@@ -4410,7 +4911,7 @@ type JoinMasterReply struct {
 
 func (x *JoinMasterReply) Reset() {
 	*x = JoinMasterReply{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4422,7 +4923,7 @@ func (x *JoinMasterReply) String() string {
 func (*JoinMasterReply) ProtoMessage() {}
 
 func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4435,7 +4936,7 @@ func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
 func (*JoinMasterReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *JoinMasterReply) GetCluster() uint64 {
@@ -4461,7 +4962,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4473,7 +4974,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4486,7 +4987,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -4506,7 +5007,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4518,7 +5019,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4531,7 +5032,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -4558,7 +5059,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4570,7 +5071,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4583,7 +5084,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -4610,7 +5111,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4622,7 +5123,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4635,7 +5136,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -4661,7 +5162,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4673,7 +5174,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4686,7 +5187,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -4706,7 +5207,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4718,7 +5219,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4731,7 +5232,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -4762,7 +5263,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4774,7 +5275,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4787,7 +5288,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -4840,7 +5341,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5353,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5366,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -4915,12 +5416,13 @@ const file_meta_proto_rawDesc = "" +
 	"leaderAddr\"-\n" +
 	"\aIDRange\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\x04R\x02to\"v\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02to\"\x92\x01\n" +
 	"\x05Lease\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x1c\n" +
 	"\texclusive\x18\x02 \x01(\bR\texclusive\x12\x16\n" +
 	"\x06serial\x18\x03 \x01(\x04R\x06serial\x12%\n" +
-	"\x04attr\x18\x04 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\"*\n" +
+	"\x04attr\x18\x04 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12\x1a\n" +
+	"\bunlocked\x18\x05 \x01(\bR\bunlocked\"*\n" +
 	"\x0eRecallsRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\"4\n" +
 	"\x06Recall\x12*\n" +
@@ -4980,7 +5482,7 @@ const file_meta_proto_rawDesc = "" +
 	"\areplies\x18\x01 \x03(\v2\x1a.dfs.meta.v1.MutationReplyR\areplies\x12\x18\n" +
 	"\aexpired\x18\x02 \x01(\bR\aexpired\x12*\n" +
 	"\x06leases\x18\x03 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\x12\x16\n" +
-	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\x98\x05\n" +
+	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\x81\x06\n" +
 	"\bMutation\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12%\n" +
 	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12%\n" +
@@ -4997,14 +5499,17 @@ const file_meta_proto_rawDesc = "" +
 	"\x06commit\x18\v \x01(\v2\x13.dfs.meta.v1.CommitH\x00R\x06commit\x127\n" +
 	"\n" +
 	"set_policy\x18\f \x01(\v2\x16.dfs.meta.v1.SetPolicyH\x00R\tsetPolicy\x124\n" +
-	"\tgrant_ids\x18\r \x01(\v2\x15.dfs.meta.v1.GrantIDsH\x00R\bgrantIdsB\x04\n" +
-	"\x02op\"\xdf\x01\n" +
+	"\tgrant_ids\x18\r \x01(\v2\x15.dfs.meta.v1.GrantIDsH\x00R\bgrantIds\x121\n" +
+	"\bset_lock\x18\x0f \x01(\v2\x14.dfs.meta.v1.SetLockH\x00R\asetLock\x124\n" +
+	"\tput_locks\x18\x10 \x01(\v2\x15.dfs.meta.v1.PutLocksH\x00R\bputLocksB\x04\n" +
+	"\x02op\"\xf5\x01\n" +
 	"\rMutationReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
 	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12\x18\n" +
 	"\aexisted\x18\x03 \x01(\bR\aexisted\x12,\n" +
 	"\x06inodes\x18\x04 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06inodes\x12,\n" +
-	"\x06chunks\x18\x05 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06chunks\x12\x1b\n" +
+	"\x06chunks\x18\x05 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06chunks\x12\x14\n" +
+	"\x05token\x18\a \x01(\x04R\x05token\x12\x1b\n" +
 	"\tstale_map\x18\x06 \x01(\bR\bstaleMap\"\xae\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -5072,7 +5577,25 @@ const file_meta_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
 	"\aservers\x18\x03 \x03(\x06R\aservers\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"5\n" +
+	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xbc\x01\n" +
+	"\x04Lock\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\rR\x04type\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\x04R\x05owner\x12\x12\n" +
+	"\x04file\x18\x04 \x01(\x04R\x04file\x12\x14\n" +
+	"\x05start\x18\x05 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\x06 \x01(\x04R\x03end\x12\x10\n" +
+	"\x03pid\x18\a \x01(\rR\x03pid\x12\x12\n" +
+	"\x04name\x18\b \x01(\fR\x04name\x12\x14\n" +
+	"\x05token\x18\t \x01(\x04R\x05token\"p\n" +
+	"\aSetLock\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12%\n" +
+	"\x04lock\x18\x02 \x01(\v2\x11.dfs.meta.v1.LockR\x04lock\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\bR\x06closed\x12\x14\n" +
+	"\x05waits\x18\x04 \x01(\bR\x05waits\"E\n" +
+	"\bPutLocks\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12'\n" +
+	"\x05locks\x18\x02 \x03(\v2\x11.dfs.meta.v1.LockR\x05locks\"5\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
@@ -5157,7 +5680,21 @@ const file_meta_proto_rawDesc = "" +
 	"\asession\x18\x0f \x01(\x04R\asession\"<\n" +
 	"\x0eListXattrReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x14\n" +
-	"\x05names\x18\x02 \x03(\fR\x05names\"!\n" +
+	"\x05names\x18\x02 \x03(\fR\x05names\"d\n" +
+	"\x0fWaitLockRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12%\n" +
+	"\x04lock\x18\x03 \x01(\v2\x11.dfs.meta.v1.LockR\x04lock\"%\n" +
+	"\rWaitLockReply\x12\x14\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno\"c\n" +
+	"\x0eGetLockRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12%\n" +
+	"\x04lock\x18\x03 \x01(\v2\x11.dfs.meta.v1.LockR\x04lock\"e\n" +
+	"\fGetLockReply\x12\x14\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
+	"\x04lock\x18\x02 \x01(\v2\x11.dfs.meta.v1.LockR\x04lock\x12\x18\n" +
+	"\asession\x18\x03 \x01(\x04R\asession\"!\n" +
 	"\rStatFSRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\"c\n" +
 	"\vStatFSReply\x12\x1f\n" +
@@ -5239,7 +5776,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x03crc\x18\x05 \x01(\aR\x03crc\x12\x12\n" +
 	"\x04last\x18\x06 \x01(\bR\x04last\"\n" +
 	"\n" +
-	"\bRaftDone2\xca\b\n" +
+	"\bRaftDone2\xd3\t\n" +
 	"\x04Meta\x12M\n" +
 	"\vOpenSession\x12\x1f.dfs.meta.v1.OpenSessionRequest\x1a\x1d.dfs.meta.v1.OpenSessionReply\x12G\n" +
 	"\tHeartbeat\x12\x1d.dfs.meta.v1.HeartbeatRequest\x1a\x1b.dfs.meta.v1.HeartbeatReply\x12P\n" +
@@ -5256,7 +5793,9 @@ const file_meta_proto_rawDesc = "" +
 	"\bReadlink\x12\x1c.dfs.meta.v1.ReadlinkRequest\x1a\x1a.dfs.meta.v1.ReadlinkReply\x12D\n" +
 	"\bGetXattr\x12\x1c.dfs.meta.v1.GetXattrRequest\x1a\x1a.dfs.meta.v1.GetXattrReply\x12G\n" +
 	"\tListXattr\x12\x1d.dfs.meta.v1.ListXattrRequest\x1a\x1b.dfs.meta.v1.ListXattrReply\x12>\n" +
-	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply2\xb5\x03\n" +
+	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply\x12D\n" +
+	"\bWaitLock\x12\x1c.dfs.meta.v1.WaitLockRequest\x1a\x1a.dfs.meta.v1.WaitLockReply\x12A\n" +
+	"\aGetLock\x12\x1b.dfs.meta.v1.GetLockRequest\x1a\x19.dfs.meta.v1.GetLockReply2\xb5\x03\n" +
 	"\aCluster\x12;\n" +
 	"\x05Hello\x12\x19.dfs.meta.v1.HelloRequest\x1a\x17.dfs.meta.v1.HelloReply\x128\n" +
 	"\x04Join\x12\x18.dfs.meta.v1.JoinRequest\x1a\x16.dfs.meta.v1.JoinReply\x12J\n" +
@@ -5281,7 +5820,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -5317,44 +5856,51 @@ var file_meta_proto_goTypes = []any{
 	(*Commit)(nil),              // 31: dfs.meta.v1.Commit
 	(*FileCommit)(nil),          // 32: dfs.meta.v1.FileCommit
 	(*ChunkCommit)(nil),         // 33: dfs.meta.v1.ChunkCommit
-	(*SetPolicy)(nil),           // 34: dfs.meta.v1.SetPolicy
-	(*GrantIDs)(nil),            // 35: dfs.meta.v1.GrantIDs
-	(*LookupRequest)(nil),       // 36: dfs.meta.v1.LookupRequest
-	(*LookupReply)(nil),         // 37: dfs.meta.v1.LookupReply
-	(*GetAttrRequest)(nil),      // 38: dfs.meta.v1.GetAttrRequest
-	(*GetAttrReply)(nil),        // 39: dfs.meta.v1.GetAttrReply
-	(*OpenRequest)(nil),         // 40: dfs.meta.v1.OpenRequest
-	(*OpenReply)(nil),           // 41: dfs.meta.v1.OpenReply
-	(*ExtentsRequest)(nil),      // 42: dfs.meta.v1.ExtentsRequest
-	(*ExtentsReply)(nil),        // 43: dfs.meta.v1.ExtentsReply
-	(*ReadDirRequest)(nil),      // 44: dfs.meta.v1.ReadDirRequest
-	(*ReadDirReply)(nil),        // 45: dfs.meta.v1.ReadDirReply
-	(*DirEntry)(nil),            // 46: dfs.meta.v1.DirEntry
-	(*ReadlinkRequest)(nil),     // 47: dfs.meta.v1.ReadlinkRequest
-	(*ReadlinkReply)(nil),       // 48: dfs.meta.v1.ReadlinkReply
-	(*GetXattrRequest)(nil),     // 49: dfs.meta.v1.GetXattrRequest
-	(*GetXattrReply)(nil),       // 50: dfs.meta.v1.GetXattrReply
-	(*ListXattrRequest)(nil),    // 51: dfs.meta.v1.ListXattrRequest
-	(*ListXattrReply)(nil),      // 52: dfs.meta.v1.ListXattrReply
-	(*StatFSRequest)(nil),       // 53: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 54: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 55: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 56: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 57: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 58: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 59: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 60: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 61: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 62: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 63: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 64: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 65: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 66: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 67: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 68: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 69: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 70: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 71: dfs.meta.v1.RaftDone
+	(*Lock)(nil),                // 34: dfs.meta.v1.Lock
+	(*SetLock)(nil),             // 35: dfs.meta.v1.SetLock
+	(*PutLocks)(nil),            // 36: dfs.meta.v1.PutLocks
+	(*SetPolicy)(nil),           // 37: dfs.meta.v1.SetPolicy
+	(*GrantIDs)(nil),            // 38: dfs.meta.v1.GrantIDs
+	(*LookupRequest)(nil),       // 39: dfs.meta.v1.LookupRequest
+	(*LookupReply)(nil),         // 40: dfs.meta.v1.LookupReply
+	(*GetAttrRequest)(nil),      // 41: dfs.meta.v1.GetAttrRequest
+	(*GetAttrReply)(nil),        // 42: dfs.meta.v1.GetAttrReply
+	(*OpenRequest)(nil),         // 43: dfs.meta.v1.OpenRequest
+	(*OpenReply)(nil),           // 44: dfs.meta.v1.OpenReply
+	(*ExtentsRequest)(nil),      // 45: dfs.meta.v1.ExtentsRequest
+	(*ExtentsReply)(nil),        // 46: dfs.meta.v1.ExtentsReply
+	(*ReadDirRequest)(nil),      // 47: dfs.meta.v1.ReadDirRequest
+	(*ReadDirReply)(nil),        // 48: dfs.meta.v1.ReadDirReply
+	(*DirEntry)(nil),            // 49: dfs.meta.v1.DirEntry
+	(*ReadlinkRequest)(nil),     // 50: dfs.meta.v1.ReadlinkRequest
+	(*ReadlinkReply)(nil),       // 51: dfs.meta.v1.ReadlinkReply
+	(*GetXattrRequest)(nil),     // 52: dfs.meta.v1.GetXattrRequest
+	(*GetXattrReply)(nil),       // 53: dfs.meta.v1.GetXattrReply
+	(*ListXattrRequest)(nil),    // 54: dfs.meta.v1.ListXattrRequest
+	(*ListXattrReply)(nil),      // 55: dfs.meta.v1.ListXattrReply
+	(*WaitLockRequest)(nil),     // 56: dfs.meta.v1.WaitLockRequest
+	(*WaitLockReply)(nil),       // 57: dfs.meta.v1.WaitLockReply
+	(*GetLockRequest)(nil),      // 58: dfs.meta.v1.GetLockRequest
+	(*GetLockReply)(nil),        // 59: dfs.meta.v1.GetLockReply
+	(*StatFSRequest)(nil),       // 60: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),         // 61: dfs.meta.v1.StatFSReply
+	(*Server)(nil),              // 62: dfs.meta.v1.Server
+	(*ClusterMap)(nil),          // 63: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),              // 64: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),        // 65: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),          // 66: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),         // 67: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),           // 68: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),   // 69: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 70: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 71: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 72: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 73: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 74: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 75: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 76: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 77: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 78: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
 	0,  // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -5382,92 +5928,103 @@ var file_meta_proto_depIdxs = []int32{
 	29, // 22: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
 	30, // 23: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
 	31, // 24: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
-	34, // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
-	35, // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
-	1,  // 27: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
-	5,  // 28: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,  // 29: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
-	0,  // 30: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
-	0,  // 31: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
-	32, // 32: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
-	33, // 33: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
-	3,  // 34: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
-	0,  // 35: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
-	0,  // 36: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
-	2,  // 37: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 38: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 39: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 40: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 41: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 42: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 43: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 44: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
-	6,  // 45: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 46: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 47: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
-	6,  // 48: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 49: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
-	46, // 50: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
-	6,  // 51: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 52: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
-	2,  // 53: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	2,  // 54: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	55, // 55: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	57, // 56: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	55, // 57: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	13, // 58: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15, // 59: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17, // 60: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19, // 61: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,  // 62: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,  // 63: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12, // 64: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	36, // 65: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	38, // 66: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	40, // 67: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	42, // 68: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	44, // 69: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	47, // 70: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	49, // 71: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	51, // 72: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	53, // 73: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	58, // 74: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	60, // 75: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	62, // 76: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	64, // 77: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	65, // 78: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	67, // 79: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	69, // 80: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	70, // 81: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14, // 82: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16, // 83: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18, // 84: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20, // 85: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,  // 86: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11, // 87: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	39, // 88: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	37, // 89: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	39, // 90: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	41, // 91: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	43, // 92: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	45, // 93: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	48, // 94: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	50, // 95: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	52, // 96: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	54, // 97: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	59, // 98: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	61, // 99: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	63, // 100: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	56, // 101: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	66, // 102: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	68, // 103: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	71, // 104: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	71, // 105: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	82, // [82:106] is the sub-list for method output_type
-	58, // [58:82] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	37, // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
+	38, // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
+	35, // 27: dfs.meta.v1.Mutation.set_lock:type_name -> dfs.meta.v1.SetLock
+	36, // 28: dfs.meta.v1.Mutation.put_locks:type_name -> dfs.meta.v1.PutLocks
+	1,  // 29: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
+	5,  // 30: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,  // 31: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
+	0,  // 32: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
+	0,  // 33: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
+	32, // 34: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
+	33, // 35: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
+	3,  // 36: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
+	0,  // 37: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
+	0,  // 38: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
+	34, // 39: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
+	34, // 40: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
+	2,  // 41: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,  // 42: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 43: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 44: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 45: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 46: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,  // 47: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
+	3,  // 48: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
+	6,  // 49: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 50: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
+	3,  // 51: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
+	6,  // 52: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 53: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
+	49, // 54: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
+	6,  // 55: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 56: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
+	2,  // 57: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	2,  // 58: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	34, // 59: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34, // 60: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34, // 61: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
+	62, // 62: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	64, // 63: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	62, // 64: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	13, // 65: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15, // 66: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17, // 67: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19, // 68: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,  // 69: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,  // 70: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12, // 71: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	39, // 72: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	41, // 73: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	43, // 74: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	45, // 75: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	47, // 76: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	50, // 77: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	52, // 78: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	54, // 79: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	60, // 80: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	56, // 81: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	58, // 82: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	65, // 83: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	67, // 84: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	69, // 85: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	71, // 86: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	72, // 87: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	74, // 88: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	76, // 89: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	77, // 90: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14, // 91: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16, // 92: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18, // 93: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20, // 94: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,  // 95: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11, // 96: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	42, // 97: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	40, // 98: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	42, // 99: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	44, // 100: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	46, // 101: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	48, // 102: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	51, // 103: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	53, // 104: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	55, // 105: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	61, // 106: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	57, // 107: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	59, // 108: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	66, // 109: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	68, // 110: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	70, // 111: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	63, // 112: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	73, // 113: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	75, // 114: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	78, // 115: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	78, // 116: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	91, // [91:117] is the sub-list for method output_type
+	65, // [65:91] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -5487,6 +6044,8 @@ func file_meta_proto_init() {
 		(*Mutation_Commit)(nil),
 		(*Mutation_SetPolicy)(nil),
 		(*Mutation_GrantIds)(nil),
+		(*Mutation_SetLock)(nil),
+		(*Mutation_PutLocks)(nil),
 	}
 	file_meta_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
@@ -5495,7 +6054,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   72,
+			NumMessages:   79,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -39,6 +39,8 @@ const (
 	Meta_GetXattr_FullMethodName     = "/dfs.meta.v1.Meta/GetXattr"
 	Meta_ListXattr_FullMethodName    = "/dfs.meta.v1.Meta/ListXattr"
 	Meta_StatFS_FullMethodName       = "/dfs.meta.v1.Meta/StatFS"
+	Meta_WaitLock_FullMethodName     = "/dfs.meta.v1.Meta/WaitLock"
+	Meta_GetLock_FullMethodName      = "/dfs.meta.v1.Meta/GetLock"
 )
 
 // MetaClient is the client API for Meta service.
@@ -75,6 +77,11 @@ type MetaClient interface {
 	GetXattr(ctx context.Context, in *GetXattrRequest, opts ...grpc.CallOption) (*GetXattrReply, error)
 	ListXattr(ctx context.Context, in *ListXattrRequest, opts ...grpc.CallOption) (*ListXattrReply, error)
 	StatFS(ctx context.Context, in *StatFSRequest, opts ...grpc.CallOption) (*StatFSReply, error)
+	// WaitLock answers when a lock can be had, and keeps it free for the session for a
+	// moment: SetLock takes it. EDEADLK when its holders wait for the session's.
+	WaitLock(ctx context.Context, in *WaitLockRequest, opts ...grpc.CallOption) (*WaitLockReply, error)
+	// GetLock tells a lock that is in the way of another.
+	GetLock(ctx context.Context, in *GetLockRequest, opts ...grpc.CallOption) (*GetLockReply, error)
 }
 
 type metaClient struct {
@@ -254,6 +261,26 @@ func (c *metaClient) StatFS(ctx context.Context, in *StatFSRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *metaClient) WaitLock(ctx context.Context, in *WaitLockRequest, opts ...grpc.CallOption) (*WaitLockReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WaitLockReply)
+	err := c.cc.Invoke(ctx, Meta_WaitLock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *metaClient) GetLock(ctx context.Context, in *GetLockRequest, opts ...grpc.CallOption) (*GetLockReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetLockReply)
+	err := c.cc.Invoke(ctx, Meta_GetLock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MetaServer is the server API for Meta service.
 // All implementations must embed UnimplementedMetaServer
 // for forward compatibility.
@@ -288,6 +315,11 @@ type MetaServer interface {
 	GetXattr(context.Context, *GetXattrRequest) (*GetXattrReply, error)
 	ListXattr(context.Context, *ListXattrRequest) (*ListXattrReply, error)
 	StatFS(context.Context, *StatFSRequest) (*StatFSReply, error)
+	// WaitLock answers when a lock can be had, and keeps it free for the session for a
+	// moment: SetLock takes it. EDEADLK when its holders wait for the session's.
+	WaitLock(context.Context, *WaitLockRequest) (*WaitLockReply, error)
+	// GetLock tells a lock that is in the way of another.
+	GetLock(context.Context, *GetLockRequest) (*GetLockReply, error)
 	mustEmbedUnimplementedMetaServer()
 }
 
@@ -345,6 +377,12 @@ func (UnimplementedMetaServer) ListXattr(context.Context, *ListXattrRequest) (*L
 }
 func (UnimplementedMetaServer) StatFS(context.Context, *StatFSRequest) (*StatFSReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method StatFS not implemented")
+}
+func (UnimplementedMetaServer) WaitLock(context.Context, *WaitLockRequest) (*WaitLockReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method WaitLock not implemented")
+}
+func (UnimplementedMetaServer) GetLock(context.Context, *GetLockRequest) (*GetLockReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLock not implemented")
 }
 func (UnimplementedMetaServer) mustEmbedUnimplementedMetaServer() {}
 func (UnimplementedMetaServer) testEmbeddedByValue()              {}
@@ -648,6 +686,42 @@ func _Meta_StatFS_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Meta_WaitLock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WaitLockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).WaitLock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_WaitLock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).WaitLock(ctx, req.(*WaitLockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Meta_GetLock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).GetLock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_GetLock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).GetLock(ctx, req.(*GetLockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Meta_ServiceDesc is the grpc.ServiceDesc for Meta service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -714,6 +788,14 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StatFS",
 			Handler:    _Meta_StatFS_Handler,
+		},
+		{
+			MethodName: "WaitLock",
+			Handler:    _Meta_WaitLock_Handler,
+		},
+		{
+			MethodName: "GetLock",
+			Handler:    _Meta_GetLock_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
