@@ -9,25 +9,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var lockCases = []Case{
-	{Name: "lock/flock", Run: lockFlock},
-	{Name: "lock/flock is converted", Run: lockFlockConverted},
-	{Name: "lock/flock of duplicates", Run: lockFlockDuplicates},
-	{Name: "lock/open file description locks", Run: lockOFD},
-	{Name: "lock/of a process", Run: lockProcess},
-	{Name: "lock/any close ends those of the process", Run: lockClose},
-	{Name: "lock/is told with its bytes", Run: lockGet},
-	{Name: "lock/waits", Run: lockWaits},
-	{Name: "lock/ends with the process", Run: lockKilled},
-	{Name: "lock/EDEADLK", Run: lockDeadlock},
-	{Name: "lock/flock and bytes are apart", Run: lockApart},
-	{Name: "lock/many ranges", Run: lockMany},
+// LockCase is a property of locks between programs that see one folder under two paths:
+// of one mount, or of two.
+type LockCase struct {
+	Name string
+	Run  func(t *testing.T, here, there string)
 }
 
-func lockFlock(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+// LockCases are all of them.
+var LockCases = []LockCase{
+	{"flock", lockFlock},
+	{"flock is converted", lockFlockConverted},
+	{"flock of duplicates", lockFlockDuplicates},
+	{"open file description locks", lockOFD},
+	{"of a process", lockProcess},
+	{"any close ends those of the process", lockClose},
+	{"is told with its bytes", lockGet},
+	{"waits", lockWaits},
+	{"ends with the process", lockKilled},
+	{"EDEADLK", lockDeadlock},
+	{"flock and bytes are apart", lockApart},
+	{"many ranges", lockMany},
+}
+
+var lockCases = lockCasesOfOne()
+
+// lockCasesOfOne runs them in one folder.
+func lockCasesOfOne() []Case {
+	cases := make([]Case, len(LockCases))
+	for i, c := range LockCases {
+		cases[i] = Case{Name: "lock/" + c.Name, Run: func(t *testing.T, dir string) { c.Run(t, dir, dir) }}
+	}
+	return cases
+}
+
+func lockFlock(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	a := open(t, path, os.O_RDWR|os.O_CREATE)
-	b := open(t, path, os.O_RDWR)
+	b := open(t, path2, os.O_RDWR)
 	must(t, unix.Flock(int(a.Fd()), unix.LOCK_SH))
 	must(t, unix.Flock(int(b.Fd()), unix.LOCK_SH|unix.LOCK_NB))
 	refuse(t, "exclusive beside shared", unix.Flock(int(b.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
@@ -37,10 +56,10 @@ func lockFlock(t *testing.T, dir string) {
 	must(t, unix.Flock(int(a.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 }
 
-func lockFlockConverted(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockFlockConverted(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	a := open(t, path, os.O_RDWR|os.O_CREATE)
-	b := open(t, path, os.O_RDWR)
+	b := open(t, path2, os.O_RDWR)
 	must(t, unix.Flock(int(a.Fd()), unix.LOCK_EX))
 	refuse(t, "beside exclusive", unix.Flock(int(b.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 	must(t, unix.Flock(int(a.Fd()), unix.LOCK_SH))
@@ -68,12 +87,12 @@ func lockFlockConverted(t *testing.T, dir string) {
 	must(t, Done(t, loser))
 }
 
-func lockFlockDuplicates(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockFlockDuplicates(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	a := open(t, path, os.O_RDWR|os.O_CREATE)
 	dup, err := unix.Dup(int(a.Fd()))
 	must(t, err)
-	b := open(t, path, os.O_RDWR)
+	b := open(t, path2, os.O_RDWR)
 	must(t, unix.Flock(int(a.Fd()), unix.LOCK_EX))
 	must(t, unix.Flock(dup, unix.LOCK_EX|unix.LOCK_NB))
 	must(t, a.Close())
@@ -83,11 +102,11 @@ func lockFlockDuplicates(t *testing.T, dir string) {
 	must(t, unix.Close(dup))
 }
 
-func lockOFD(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockOFD(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	a := open(t, path, os.O_RDWR)
-	b := open(t, path, os.O_RDWR)
+	b := open(t, path2, os.O_RDWR)
 	lock := func(f *os.File, kind int16, from, n int64) error {
 		return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: from, Len: n})
 	}
@@ -97,23 +116,23 @@ func lockOFD(t *testing.T, dir string) {
 	must(t, lock(a, unix.F_UNLCK, 0, 10))
 	must(t, lock(b, unix.F_RDLCK, 0, 10))
 	p := NewLocker(t)
-	p.Open(1, path)
+	p.Open(1, path2)
 	refuse(t, "a process beside it", p.Ask("setlk", 1, unix.F_WRLCK, 0, 0), unix.EAGAIN, unix.EACCES)
 	// Another descriptor of the file says nothing; the last close of this one does.
-	other := open(t, path, os.O_RDWR)
+	other := open(t, path2, os.O_RDWR)
 	must(t, other.Close())
 	refuse(t, "after another close", p.Ask("setlk", 1, unix.F_WRLCK, 0, 0), unix.EAGAIN, unix.EACCES)
 	must(t, b.Close())
 	must(t, p.Ask("setlkw", 1, unix.F_WRLCK, 0, 0))
 }
 
-func lockProcess(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockProcess(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	p, q := NewLocker(t), NewLocker(t)
 	p.Open(1, path)
 	p.Open(2, path)
-	q.Open(1, path)
+	q.Open(1, path2)
 	must(t, p.Ask("setlk", 1, unix.F_WRLCK, 0, 50))
 	must(t, p.Ask("setlk", 2, unix.F_WRLCK, 20, 50)) // it is the process that has them
 	refuse(t, "another process", q.Ask("setlk", 1, unix.F_RDLCK, 69, 1), unix.EAGAIN, unix.EACCES)
@@ -130,13 +149,13 @@ func lockProcess(t *testing.T, dir string) {
 	refuse(t, "after the hole", q.Ask("setlk", 1, unix.F_WRLCK, 20, 1), unix.EAGAIN, unix.EACCES)
 }
 
-func lockClose(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockClose(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	p, q := NewLocker(t), NewLocker(t)
 	p.Open(1, path)
 	p.Open(2, path)
-	q.Open(1, path)
+	q.Open(1, path2)
 	for range 20 {
 		must(t, p.Ask("setlk", 1, unix.F_WRLCK, 0, 0))
 		refuse(t, "held", q.Ask("setlk", 1, unix.F_WRLCK, 0, 0), unix.EAGAIN, unix.EACCES)
@@ -147,12 +166,12 @@ func lockClose(t *testing.T, dir string) {
 	}
 }
 
-func lockGet(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockGet(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	p, q := NewLocker(t), NewLocker(t)
 	p.Open(1, path)
-	q.Open(1, path)
+	q.Open(1, path2)
 	none := fmt.Sprint(unix.F_UNLCK)
 	equal(t, "nothing held", q.Get(1, unix.F_WRLCK, 0, 0), none)
 	must(t, p.Ask("setlk", 1, unix.F_RDLCK, 10, 5))
@@ -163,12 +182,12 @@ func lockGet(t *testing.T, dir string) {
 	equal(t, "to the end", q.Get(1, unix.F_RDLCK, 0, 0), fmt.Sprint(unix.F_WRLCK, 30, 0, p.PID()))
 }
 
-func lockWaits(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockWaits(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	p, q := NewLocker(t), NewLocker(t)
 	p.Open(1, path)
-	q.Open(1, path)
+	q.Open(1, path2)
 	for _, unlock := range []func(){
 		func() { must(t, p.Ask("setlk", 1, unix.F_UNLCK, 5, 1)) },
 		func() { p.Close(1); p.Open(1, path) },
@@ -191,8 +210,8 @@ func lockWaits(t *testing.T, dir string) {
 	must(t, Done(t, waits))
 }
 
-func lockKilled(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockKilled(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	for _, call := range []string{"setlk", "ofd", "flock"} {
 		p, q, r := NewLocker(t), NewLocker(t), NewLocker(t)
@@ -200,9 +219,9 @@ func lockKilled(t *testing.T, dir string) {
 		if call == "flock" {
 			wr = unix.LOCK_EX
 		}
-		for _, l := range []*Locker{p, q, r} {
-			l.Open(1, path)
-		}
+		p.Open(1, path)
+		q.Open(1, path2)
+		r.Open(1, path2)
 		must(t, p.Ask(call, 1, wr, 0, 0))
 		wait := map[string]string{"setlk": "setlkw", "ofd": "ofdw", "flock": "flock"}[call]
 		second := q.Begin(wait, 1, wr, 0, 0)
@@ -220,14 +239,13 @@ func lockKilled(t *testing.T, dir string) {
 	}
 }
 
-func lockDeadlock(t *testing.T, dir string) {
-	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
-	write(t, a, nil)
-	write(t, b, nil)
+func lockDeadlock(t *testing.T, here, there string) {
+	write(t, filepath.Join(here, "a"), nil)
+	write(t, filepath.Join(there, "b"), nil)
 	p, q := NewLocker(t), NewLocker(t)
-	for _, l := range []*Locker{p, q} {
-		l.Open(1, a)
-		l.Open(2, b)
+	for l, dir := range map[*Locker]string{p: here, q: there} {
+		l.Open(1, filepath.Join(dir, "a"))
+		l.Open(2, filepath.Join(dir, "b"))
 	}
 	must(t, p.Ask("setlk", 1, unix.F_WRLCK, 0, 1))
 	must(t, q.Ask("setlk", 2, unix.F_WRLCK, 0, 1))
@@ -240,25 +258,25 @@ func lockDeadlock(t *testing.T, dir string) {
 	must(t, Done(t, waits))
 }
 
-func lockApart(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockApart(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	p, q := NewLocker(t), NewLocker(t)
 	p.Open(1, path)
-	q.Open(1, path)
+	q.Open(1, path2)
 	must(t, p.Ask("flock", 1, unix.LOCK_EX|unix.LOCK_NB, 0, 0))
 	must(t, q.Ask("setlk", 1, unix.F_WRLCK, 0, 0))
 	q.Close(1)
-	q.Open(1, path)
+	q.Open(1, path2)
 	refuse(t, "flock", q.Ask("flock", 1, unix.LOCK_SH|unix.LOCK_NB, 0, 0), unix.EWOULDBLOCK)
 }
 
-func lockMany(t *testing.T, dir string) {
-	path := filepath.Join(dir, "f")
+func lockMany(t *testing.T, here, there string) {
+	path, path2 := filepath.Join(here, "f"), filepath.Join(there, "f")
 	write(t, path, pattern(100, 1))
 	p, q := NewLocker(t), NewLocker(t)
 	p.Open(1, path)
-	q.Open(1, path)
+	q.Open(1, path2)
 	const n = 200
 	for i := range int64(n) {
 		must(t, p.Ask("setlk", 1, unix.F_WRLCK, 10*i, 5))
