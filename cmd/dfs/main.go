@@ -54,6 +54,7 @@ func newCommand() *cobra.Command {
 		newPolicy(g),
 		newMaster(g),
 		newClients(g),
+		newLock(g),
 		newBench(g),
 		newVersion(g),
 		newMan(),

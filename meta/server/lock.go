@@ -11,6 +11,7 @@ import (
 
 	"dfs"
 	"dfs/meta"
+	"dfs/proto/adminpb"
 	"dfs/proto/metapb"
 	"dfs/rpc"
 )
@@ -499,6 +500,38 @@ func (s *Server) GetLock(ctx context.Context, req *metapb.GetLockRequest) (*meta
 			out.Session, out.Lock = uint64(held[0].Session), rpc.LockToProto(held[0].Lock)
 		}
 		return err
+	})
+	return out, err
+}
+
+// Locks lists the locks that clients have told of, by file. Those that a client has set
+// under a lease, and that nobody else has asked about, are not among them.
+func (s *Server) Locks(ctx context.Context, req *adminpb.LocksRequest) (*adminpb.LocksReply, error) {
+	if _, err := s.serving(ctx); err != nil {
+		return nil, err
+	}
+	out := &adminpb.LocksReply{}
+	err := s.read(ctx, func(v meta.View) error {
+		held, err := v.Locks(dfs.Ino(req.After), lockPage)
+		if err != nil {
+			return err
+		}
+		sessions := map[dfs.SessionID]meta.Session{}
+		*out = adminpb.LocksReply{More: len(held) >= lockPage}
+		for _, h := range held {
+			who, known := sessions[h.Session]
+			if !known {
+				if who, _, err = v.Session(h.Session); err != nil {
+					return err
+				}
+				sessions[h.Session] = who
+			}
+			out.Locks = append(out.Locks, &adminpb.Lock{
+				Ino: uint64(h.Ino), Name: h.Name, Token: h.Token, Kind: uint32(h.Kind), Type: uint32(h.Type), Start: h.Start, End: h.End,
+				Pid: h.PID, Session: uint64(h.Session), Host: who.Host, Mountpoint: who.Mountpoint,
+			})
+		}
+		return nil
 	})
 	return out, err
 }

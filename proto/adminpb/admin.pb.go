@@ -23,6 +23,226 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type LocksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // the number of the last one of the page before; 0: from the beginning
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocksRequest) Reset() {
+	*x = LocksRequest{}
+	mi := &file_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocksRequest) ProtoMessage() {}
+
+func (x *LocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocksRequest.ProtoReflect.Descriptor instead.
+func (*LocksRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *LocksRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+type LocksReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Locks         []*Lock                `protobuf:"bytes,1,rep,name=locks,proto3" json:"locks,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocksReply) Reset() {
+	*x = LocksReply{}
+	mi := &file_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocksReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocksReply) ProtoMessage() {}
+
+func (x *LocksReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocksReply.ProtoReflect.Descriptor instead.
+func (*LocksReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LocksReply) GetLocks() []*Lock {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *LocksReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type Lock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`     // of a file, or the number of a name
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`    // of a name
+	Token         uint64                 `protobuf:"varint,3,opt,name=token,proto3" json:"token,omitempty"` // of a name
+	Kind          uint32                 `protobuf:"varint,4,opt,name=kind,proto3" json:"kind,omitempty"`   // dfs.LockKind
+	Type          uint32                 `protobuf:"varint,5,opt,name=type,proto3" json:"type,omitempty"`   // dfs.LockType
+	Start         uint64                 `protobuf:"varint,6,opt,name=start,proto3" json:"start,omitempty"`
+	End           uint64                 `protobuf:"varint,7,opt,name=end,proto3" json:"end,omitempty"`
+	Pid           uint32                 `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
+	Session       uint64                 `protobuf:"varint,9,opt,name=session,proto3" json:"session,omitempty"`
+	Host          string                 `protobuf:"bytes,10,opt,name=host,proto3" json:"host,omitempty"`
+	Mountpoint    string                 `protobuf:"bytes,11,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lock) Reset() {
+	*x = Lock{}
+	mi := &file_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lock) ProtoMessage() {}
+
+func (x *Lock) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lock.ProtoReflect.Descriptor instead.
+func (*Lock) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Lock) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Lock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Lock) GetToken() uint64 {
+	if x != nil {
+		return x.Token
+	}
+	return 0
+}
+
+func (x *Lock) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Lock) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Lock) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *Lock) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *Lock) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Lock) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Lock) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Lock) GetMountpoint() string {
+	if x != nil {
+		return x.Mountpoint
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -31,7 +251,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_admin_proto_msgTypes[0]
+	mi := &file_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +263,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[0]
+	mi := &file_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +276,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{0}
+	return file_admin_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusReply struct {
@@ -86,7 +306,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_admin_proto_msgTypes[1]
+	mi := &file_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -98,7 +318,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[1]
+	mi := &file_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -111,7 +331,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{1}
+	return file_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusReply) GetCluster() uint64 {
@@ -259,7 +479,7 @@ type HealthReason struct {
 
 func (x *HealthReason) Reset() {
 	*x = HealthReason{}
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -271,7 +491,7 @@ func (x *HealthReason) String() string {
 func (*HealthReason) ProtoMessage() {}
 
 func (x *HealthReason) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[2]
+	mi := &file_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -284,7 +504,7 @@ func (x *HealthReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReason.ProtoReflect.Descriptor instead.
 func (*HealthReason) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{2}
+	return file_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HealthReason) GetCode() string {
@@ -330,7 +550,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +562,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[3]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +575,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{3}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Master) GetId() uint64 {
@@ -428,7 +648,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +660,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[4]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +673,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{4}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Server) GetId() uint64 {
@@ -561,7 +781,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +793,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +806,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Group) GetLayout() uint32 {
@@ -645,7 +865,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +877,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +890,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Session) GetId() uint64 {
@@ -727,7 +947,7 @@ type WhereRequest struct {
 
 func (x *WhereRequest) Reset() {
 	*x = WhereRequest{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +959,7 @@ func (x *WhereRequest) String() string {
 func (*WhereRequest) ProtoMessage() {}
 
 func (x *WhereRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +972,7 @@ func (x *WhereRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereRequest.ProtoReflect.Descriptor instead.
 func (*WhereRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WhereRequest) GetPath() string {
@@ -799,7 +1019,7 @@ type WhereReply struct {
 
 func (x *WhereReply) Reset() {
 	*x = WhereReply{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +1031,7 @@ func (x *WhereReply) String() string {
 func (*WhereReply) ProtoMessage() {}
 
 func (x *WhereReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +1044,7 @@ func (x *WhereReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereReply.ProtoReflect.Descriptor instead.
 func (*WhereReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WhereReply) GetErrno() uint32 {
@@ -898,7 +1118,7 @@ type WhereExtent struct {
 
 func (x *WhereExtent) Reset() {
 	*x = WhereExtent{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1130,7 @@ func (x *WhereExtent) String() string {
 func (*WhereExtent) ProtoMessage() {}
 
 func (x *WhereExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1143,7 @@ func (x *WhereExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereExtent.ProtoReflect.Descriptor instead.
 func (*WhereExtent) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WhereExtent) GetOff() uint64 {
@@ -987,7 +1207,7 @@ type WhereFragment struct {
 
 func (x *WhereFragment) Reset() {
 	*x = WhereFragment{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1219,7 @@ func (x *WhereFragment) String() string {
 func (*WhereFragment) ProtoMessage() {}
 
 func (x *WhereFragment) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1232,7 @@ func (x *WhereFragment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereFragment.ProtoReflect.Descriptor instead.
 func (*WhereFragment) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WhereFragment) GetServer() uint64 {
@@ -1052,7 +1272,7 @@ type AddMasterRequest struct {
 
 func (x *AddMasterRequest) Reset() {
 	*x = AddMasterRequest{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1284,7 @@ func (x *AddMasterRequest) String() string {
 func (*AddMasterRequest) ProtoMessage() {}
 
 func (x *AddMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1297,7 @@ func (x *AddMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMasterRequest.ProtoReflect.Descriptor instead.
 func (*AddMasterRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddMasterRequest) GetAddr() string {
@@ -1096,7 +1316,7 @@ type AddMasterReply struct {
 
 func (x *AddMasterReply) Reset() {
 	*x = AddMasterReply{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1328,7 @@ func (x *AddMasterReply) String() string {
 func (*AddMasterReply) ProtoMessage() {}
 
 func (x *AddMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1341,7 @@ func (x *AddMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMasterReply.ProtoReflect.Descriptor instead.
 func (*AddMasterReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddMasterReply) GetName() string {
@@ -1141,7 +1361,7 @@ type RemoveMasterRequest struct {
 
 func (x *RemoveMasterRequest) Reset() {
 	*x = RemoveMasterRequest{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1373,7 @@ func (x *RemoveMasterRequest) String() string {
 func (*RemoveMasterRequest) ProtoMessage() {}
 
 func (x *RemoveMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1386,7 @@ func (x *RemoveMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMasterRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMasterRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveMasterRequest) GetName() string {
@@ -1191,7 +1411,7 @@ type RemoveMasterReply struct {
 
 func (x *RemoveMasterReply) Reset() {
 	*x = RemoveMasterReply{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1423,7 @@ func (x *RemoveMasterReply) String() string {
 func (*RemoveMasterReply) ProtoMessage() {}
 
 func (x *RemoveMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1436,7 @@ func (x *RemoveMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMasterReply.ProtoReflect.Descriptor instead.
 func (*RemoveMasterReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 type TransferLeaderRequest struct {
@@ -1228,7 +1448,7 @@ type TransferLeaderRequest struct {
 
 func (x *TransferLeaderRequest) Reset() {
 	*x = TransferLeaderRequest{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1460,7 @@ func (x *TransferLeaderRequest) String() string {
 func (*TransferLeaderRequest) ProtoMessage() {}
 
 func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1473,7 @@ func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TransferLeaderRequest) GetName() string {
@@ -1272,7 +1492,7 @@ type TransferLeaderReply struct {
 
 func (x *TransferLeaderReply) Reset() {
 	*x = TransferLeaderReply{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1504,7 @@ func (x *TransferLeaderReply) String() string {
 func (*TransferLeaderReply) ProtoMessage() {}
 
 func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1517,7 @@ func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderReply.ProtoReflect.Descriptor instead.
 func (*TransferLeaderReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TransferLeaderReply) GetLeader() string {
@@ -1311,7 +1531,28 @@ var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
 	"\n" +
-	"\vadmin.proto\x12\fdfs.admin.v1\"\x0f\n" +
+	"\vadmin.proto\x12\fdfs.admin.v1\"$\n" +
+	"\fLocksRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\"J\n" +
+	"\n" +
+	"LocksReply\x12(\n" +
+	"\x05locks\x18\x01 \x03(\v2\x12.dfs.admin.v1.LockR\x05locks\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xf2\x01\n" +
+	"\x04Lock\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\x04R\x05token\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\rR\x04kind\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\rR\x04type\x12\x14\n" +
+	"\x05start\x18\x06 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\a \x01(\x04R\x03end\x12\x10\n" +
+	"\x03pid\x18\b \x01(\rR\x03pid\x12\x18\n" +
+	"\asession\x18\t \x01(\x04R\asession\x12\x12\n" +
+	"\x04host\x18\n" +
+	" \x01(\tR\x04host\x12\x1e\n" +
+	"\n" +
+	"mountpoint\x18\v \x01(\tR\n" +
+	"mountpoint\"\x0f\n" +
 	"\rStatusRequest\"\xea\x04\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x16\n" +
@@ -1426,10 +1667,11 @@ const file_admin_proto_rawDesc = "" +
 	"\x15TransferLeaderRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"-\n" +
 	"\x13TransferLeaderReply\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader2\x81\x03\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader2\xc0\x03\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
-	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12I\n" +
+	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
+	"\x05Locks\x12\x1a.dfs.admin.v1.LocksRequest\x1a\x18.dfs.admin.v1.LocksReply\x12I\n" +
 	"\tAddMaster\x12\x1e.dfs.admin.v1.AddMasterRequest\x1a\x1c.dfs.admin.v1.AddMasterReply\x12R\n" +
 	"\fRemoveMaster\x12!.dfs.admin.v1.RemoveMasterRequest\x1a\x1f.dfs.admin.v1.RemoveMasterReply\x12X\n" +
 	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReplyB\x13Z\x11dfs/proto/adminpbb\x06proto3"
@@ -1446,49 +1688,55 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),         // 0: dfs.admin.v1.StatusRequest
-	(*StatusReply)(nil),           // 1: dfs.admin.v1.StatusReply
-	(*HealthReason)(nil),          // 2: dfs.admin.v1.HealthReason
-	(*Master)(nil),                // 3: dfs.admin.v1.Master
-	(*Server)(nil),                // 4: dfs.admin.v1.Server
-	(*Group)(nil),                 // 5: dfs.admin.v1.Group
-	(*Session)(nil),               // 6: dfs.admin.v1.Session
-	(*WhereRequest)(nil),          // 7: dfs.admin.v1.WhereRequest
-	(*WhereReply)(nil),            // 8: dfs.admin.v1.WhereReply
-	(*WhereExtent)(nil),           // 9: dfs.admin.v1.WhereExtent
-	(*WhereFragment)(nil),         // 10: dfs.admin.v1.WhereFragment
-	(*AddMasterRequest)(nil),      // 11: dfs.admin.v1.AddMasterRequest
-	(*AddMasterReply)(nil),        // 12: dfs.admin.v1.AddMasterReply
-	(*RemoveMasterRequest)(nil),   // 13: dfs.admin.v1.RemoveMasterRequest
-	(*RemoveMasterReply)(nil),     // 14: dfs.admin.v1.RemoveMasterReply
-	(*TransferLeaderRequest)(nil), // 15: dfs.admin.v1.TransferLeaderRequest
-	(*TransferLeaderReply)(nil),   // 16: dfs.admin.v1.TransferLeaderReply
+	(*LocksRequest)(nil),          // 0: dfs.admin.v1.LocksRequest
+	(*LocksReply)(nil),            // 1: dfs.admin.v1.LocksReply
+	(*Lock)(nil),                  // 2: dfs.admin.v1.Lock
+	(*StatusRequest)(nil),         // 3: dfs.admin.v1.StatusRequest
+	(*StatusReply)(nil),           // 4: dfs.admin.v1.StatusReply
+	(*HealthReason)(nil),          // 5: dfs.admin.v1.HealthReason
+	(*Master)(nil),                // 6: dfs.admin.v1.Master
+	(*Server)(nil),                // 7: dfs.admin.v1.Server
+	(*Group)(nil),                 // 8: dfs.admin.v1.Group
+	(*Session)(nil),               // 9: dfs.admin.v1.Session
+	(*WhereRequest)(nil),          // 10: dfs.admin.v1.WhereRequest
+	(*WhereReply)(nil),            // 11: dfs.admin.v1.WhereReply
+	(*WhereExtent)(nil),           // 12: dfs.admin.v1.WhereExtent
+	(*WhereFragment)(nil),         // 13: dfs.admin.v1.WhereFragment
+	(*AddMasterRequest)(nil),      // 14: dfs.admin.v1.AddMasterRequest
+	(*AddMasterReply)(nil),        // 15: dfs.admin.v1.AddMasterReply
+	(*RemoveMasterRequest)(nil),   // 16: dfs.admin.v1.RemoveMasterRequest
+	(*RemoveMasterReply)(nil),     // 17: dfs.admin.v1.RemoveMasterReply
+	(*TransferLeaderRequest)(nil), // 18: dfs.admin.v1.TransferLeaderRequest
+	(*TransferLeaderReply)(nil),   // 19: dfs.admin.v1.TransferLeaderReply
 }
 var file_admin_proto_depIdxs = []int32{
-	2,  // 0: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
-	3,  // 1: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
-	4,  // 2: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
-	5,  // 3: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
-	6,  // 4: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
-	9,  // 5: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
-	10, // 6: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
-	0,  // 7: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	7,  // 8: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	11, // 9: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	13, // 10: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	15, // 11: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	1,  // 12: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	8,  // 13: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	12, // 14: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	14, // 15: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	16, // 16: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	2,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
+	5,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
+	6,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
+	7,  // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
+	8,  // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
+	9,  // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
+	12, // 6: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
+	13, // 7: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
+	3,  // 8: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	10, // 9: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	0,  // 10: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	14, // 11: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	16, // 12: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	18, // 13: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	4,  // 14: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	11, // 15: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	1,  // 16: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	15, // 17: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	17, // 18: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	19, // 19: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	14, // [14:20] is the sub-list for method output_type
+	8,  // [8:14] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1502,7 +1750,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Admin_Status_FullMethodName         = "/dfs.admin.v1.Admin/Status"
 	Admin_Where_FullMethodName          = "/dfs.admin.v1.Admin/Where"
+	Admin_Locks_FullMethodName          = "/dfs.admin.v1.Admin/Locks"
 	Admin_AddMaster_FullMethodName      = "/dfs.admin.v1.Admin/AddMaster"
 	Admin_RemoveMaster_FullMethodName   = "/dfs.admin.v1.Admin/RemoveMaster"
 	Admin_TransferLeader_FullMethodName = "/dfs.admin.v1.Admin/TransferLeader"
@@ -34,6 +35,7 @@ const (
 type AdminClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusReply, error)
 	Where(ctx context.Context, in *WhereRequest, opts ...grpc.CallOption) (*WhereReply, error)
+	Locks(ctx context.Context, in *LocksRequest, opts ...grpc.CallOption) (*LocksReply, error)
 	AddMaster(ctx context.Context, in *AddMasterRequest, opts ...grpc.CallOption) (*AddMasterReply, error)
 	RemoveMaster(ctx context.Context, in *RemoveMasterRequest, opts ...grpc.CallOption) (*RemoveMasterReply, error)
 	TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderReply, error)
@@ -61,6 +63,16 @@ func (c *adminClient) Where(ctx context.Context, in *WhereRequest, opts ...grpc.
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WhereReply)
 	err := c.cc.Invoke(ctx, Admin_Where_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Locks(ctx context.Context, in *LocksRequest, opts ...grpc.CallOption) (*LocksReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LocksReply)
+	err := c.cc.Invoke(ctx, Admin_Locks_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +115,7 @@ func (c *adminClient) TransferLeader(ctx context.Context, in *TransferLeaderRequ
 type AdminServer interface {
 	Status(context.Context, *StatusRequest) (*StatusReply, error)
 	Where(context.Context, *WhereRequest) (*WhereReply, error)
+	Locks(context.Context, *LocksRequest) (*LocksReply, error)
 	AddMaster(context.Context, *AddMasterRequest) (*AddMasterReply, error)
 	RemoveMaster(context.Context, *RemoveMasterRequest) (*RemoveMasterReply, error)
 	TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderReply, error)
@@ -121,6 +134,9 @@ func (UnimplementedAdminServer) Status(context.Context, *StatusRequest) (*Status
 }
 func (UnimplementedAdminServer) Where(context.Context, *WhereRequest) (*WhereReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Where not implemented")
+}
+func (UnimplementedAdminServer) Locks(context.Context, *LocksRequest) (*LocksReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Locks not implemented")
 }
 func (UnimplementedAdminServer) AddMaster(context.Context, *AddMasterRequest) (*AddMasterReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddMaster not implemented")
@@ -184,6 +200,24 @@ func _Admin_Where_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServer).Where(ctx, req.(*WhereRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Locks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LocksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Locks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Locks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Locks(ctx, req.(*LocksRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -256,6 +290,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Where",
 			Handler:    _Admin_Where_Handler,
+		},
+		{
+			MethodName: "Locks",
+			Handler:    _Admin_Locks_Handler,
 		},
 		{
 			MethodName: "AddMaster",

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,4 +171,70 @@ func TestWaitingForALockCanBeInterrupted(t *testing.T) {
 	must(t, eventually(5*time.Second, "the lock to be free", func() error {
 		return p.Ask("flock", 1, unix.LOCK_EX|unix.LOCK_NB, 0, 0)
 	}))
+}
+
+func TestLockRun(t *testing.T) {
+	c := shared.get(t)
+	dir := t.TempDir()
+	run := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(binaries, "dfs"), append([]string{"--masters", strings.Join(c.addrs, ","), "lock"}, args...)...)
+		cmd.Dir = dir
+		return cmd
+	}
+	code := func(cmd *exec.Cmd) (string, int) {
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "n"), []byte("0"), 0o644))
+	var wg sync.WaitGroup
+	const programs = 6
+	for range programs {
+		wg.Go(func() {
+			out, err := run("run", "count", "--", "sh", "-c", `n=$(cat n); sleep 0.05; echo $((n+1)) >n; echo $DFS_LOCK_NAME $DFS_LOCK_TOKEN >>tokens`).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+	if n := strings.TrimSpace(command(t, dir, "cat", "n")); n != strconv.Itoa(programs) {
+		t.Errorf("counted to %s, want %d", n, programs)
+	}
+	last := 0
+	for line := range strings.Lines(command(t, dir, "cat", "tokens")) {
+		token, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(line, "count ")))
+		if err != nil || token <= last {
+			t.Errorf("token %q after %d", line, last)
+		}
+		last = token
+	}
+
+	holder := run("run", "held", "--", "sh", "-c", "touch held; sleep 1000")
+	holder.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, holder.Start())
+	t.Cleanup(func() { _ = syscall.Kill(-holder.Process.Pid, syscall.SIGKILL); _ = holder.Wait() })
+	must(t, eventually(10*time.Second, "the lock to be held", func() error {
+		_, err := os.Stat(filepath.Join(dir, "held"))
+		return err
+	}))
+	for _, args := range [][]string{{"--no-wait"}, {"--wait", "300ms"}, {"--no-wait", "--shared"}} {
+		if out, n := code(run(append(append([]string{"run"}, args...), "held", "--", "true")...)); n != 4 || !strings.Contains(out, "somebody else has the lock") {
+			t.Errorf("%v beside it: %d, %s", args, n, out)
+		}
+	}
+	if out, n := code(run("list")); n != 0 || !strings.Contains(out, "held") || !strings.Contains(out, "exclusive") {
+		t.Errorf("list: %d, %s", n, out)
+	}
+	must(t, holder.Process.Signal(syscall.SIGTERM))
+	_ = holder.Wait()
+	if out, n := code(run("run", "--wait", "5s", "held", "--", "sh", "-c", "exit 7")); n != 7 {
+		t.Errorf("after it: %d, %s", n, out)
+	}
+	if out, n := code(run("run", "held", "true")); n != 2 || !strings.Contains(out, "then -- and a command") {
+		t.Errorf("without --: %d, %s", n, out)
+	}
 }
