@@ -248,13 +248,26 @@ func TestSQLiteInBothJournalModes(t *testing.T) {
 }
 
 func TestSQLiteWritersTakeTurns(t *testing.T) {
-	tool(t, "sqlite3", "sqlite3")
 	dir := folder(t)
-	db := filepath.Join(dir, "db")
-	command(t, dir, "sqlite3", db, "CREATE TABLE t (n INTEGER);")
+	sqliteTurns(t, dir, dir)
+}
+
+func TestSQLiteWritersOfTwoMountsTakeTurns(t *testing.T) {
+	c := shared.get(t)
+	a, b := c.mount(t), c.mount(t)
+	mkdir(t, filepath.Join(a.dir, "turns"))
+	sqliteTurns(t, filepath.Join(a.dir, "turns"), filepath.Join(b.dir, "turns"))
+}
+
+// sqliteTurns has processes write to one database, by two paths.
+func sqliteTurns(t *testing.T, here, there string) {
+	tool(t, "sqlite3", "sqlite3")
+	db := filepath.Join(here, "db")
+	command(t, here, "sqlite3", db, "CREATE TABLE t (n INTEGER);")
 	const writers, each = 4, 15
 	errs := make(chan error, writers)
 	for w := range writers {
+		db := filepath.Join([]string{here, there}[w%2], "db")
 		go func() {
 			var script strings.Builder
 			script.WriteString(".timeout 60000\n")
@@ -273,8 +286,10 @@ func TestSQLiteWritersTakeTurns(t *testing.T) {
 	for range writers {
 		must(t, <-errs)
 	}
-	if out := command(t, dir, "sqlite3", db, "SELECT count(DISTINCT n), sum(n) FROM t; PRAGMA integrity_check;"); out != "60|1770\nok\n" {
-		t.Errorf("got %q", out)
+	for _, dir := range []string{here, there} {
+		if out := command(t, dir, "sqlite3", filepath.Join(dir, "db"), "SELECT count(DISTINCT n), sum(n) FROM t; PRAGMA integrity_check;"); out != "60|1770\nok\n" {
+			t.Errorf("got %q", out)
+		}
 	}
 }
 
