@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"dfs/test/posix"
 )
 
 var (
@@ -19,6 +21,9 @@ var (
 var binaries string
 
 func TestMain(m *testing.M) {
+	if posix.ServeLocker() {
+		return
+	}
 	flag.Parse()
 	code, err := run(m)
 	if err != nil {

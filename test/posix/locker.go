@@ -16,14 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockerEnv makes a test binary that has this package a Locker.
+// lockerEnv makes a test binary a Locker.
 const lockerEnv = "DFS_TEST_LOCKER"
 
-func init() {
-	if os.Getenv(lockerEnv) != "" {
-		serveLocker(os.Stdin, os.Stdout)
-		os.Exit(0)
+// ServeLocker is to be called by TestMain first: a test binary that was started as a
+// Locker is one until its end, and answers true then.
+func ServeLocker() bool {
+	if os.Getenv(lockerEnv) == "" {
+		return false
 	}
+	serveLocker(os.Stdin, os.Stdout)
+	return true
 }
 
 // Locker is another process that locks files: locks of fcntl(2) belong to processes.
@@ -34,7 +37,7 @@ type Locker struct {
 	out *bufio.Reader
 }
 
-// NewLocker starts a process; it ends with the test.
+// NewLocker starts a process; it ends with the test. TestMain must call ServeLocker.
 func NewLocker(t *testing.T) *Locker {
 	t.Helper()
 	exe, err := os.Executable()

@@ -6,6 +6,12 @@ import (
 	"testing"
 )
 
+func TestMain(m *testing.M) {
+	if !ServeLocker() {
+		m.Run() // the process ends with its result
+	}
+}
+
 // TestSuiteHoldsOnLocalFileSystem runs the suite where it must pass: only then
 // may it accuse a mount (test/e2e).
 func TestSuiteHoldsOnLocalFileSystem(t *testing.T) {
