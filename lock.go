@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"time"
 )
 
 // LockKind is which locks a lock can be in the way of: only those of its own kind.
@@ -135,6 +136,11 @@ func (ls Locks) tidy() Locks {
 func (ls Locks) Closed(file uint64) Locks {
 	return slices.DeleteFunc(slices.Clone(ls), func(l Lock) bool { return l.File == file })
 }
+
+// LockClosing is how long a lock of an open file that is being closed is waited for by who
+// does not wait otherwise. Linux tells a file server of close(2) before it returns, and
+// whether it was the last one, which ends the lock, a moment later.
+const LockClosing = 500 * time.Millisecond
 
 // lockNames is where numbers of names are: no shard has such a number.
 const lockNames = Ino(0xffff) << 48

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -33,6 +34,8 @@ type fileLocks struct {
 	untold bool // held is not what the masters know
 	waits  int  // calls that wait at the masters: they must hear of what is let go
 	users  int  // calls
+
+	closing map[uint64]time.Time // open files that are being closed: their locks may end by then
 }
 
 // enterLocks finds or makes what is held of a file; leaveLocks lets go of it.
@@ -90,7 +93,11 @@ func (s *setting) takesAway() bool { return s.closed || s.lock.Type == dfs.Unloc
 func (fs *FS) set(ctx context.Context, s setting) (token uint64, err error) {
 	l := fs.leases
 	fl := l.enterLocks(s.ino)
-	if err := fl.lock(ctx); err != nil {
+	err = l.awaitClosing(ctx, fl, func(h dfs.Lock) bool { return h.Against(s.lock) && h.Owner != s.lock.Owner && !s.takesAway() })
+	if err == nil {
+		err = fl.lock(ctx)
+	}
+	if err != nil {
 		l.leaveLocks(s.ino, fl)
 		return 0, err
 	}
@@ -159,7 +166,70 @@ func (fs *FS) setHere(fl *fileLocks, s *setting) (done bool, err error) {
 		return true, dfs.ENOLCK
 	}
 	fl.held, fl.untold, n.untold = next, true, true
+	l.wakeLocked()
 	return true, nil
+}
+
+// awaitClosing waits, for a moment, while all such locks are of open files that are being
+// closed, and may end.
+func (l *leases) awaitClosing(ctx context.Context, fl *fileLocks, concerns func(dfs.Lock) bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(fl.closing) > 0 {
+		now, until := time.Now(), time.Time{}
+		for _, h := range fl.held {
+			if !concerns(h) {
+				continue
+			}
+			end := fl.closing[h.File]
+			if now.After(end) {
+				return nil // it lasts
+			}
+			if until.IsZero() || end.Before(until) {
+				until = end
+			}
+		}
+		if until.IsZero() {
+			return nil
+		}
+		bounded, cancel := context.WithDeadline(ctx, until)
+		_ = l.waitLocked(bounded)
+		cancel()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closing notes, before close(2) returns, that locks of the open file may be about to end:
+// it is not known yet whether there are other descriptors. Who asks for them waits then.
+func (f *File) closing(ctx context.Context) {
+	fs, ino := f.in.fs, f.in.ino
+	l := fs.leases
+	l.mu.Lock()
+	fl := l.locks[ino]
+	if fl == nil || !slices.ContainsFunc(fl.held, func(h dfs.Lock) bool { return h.File == f.id }) {
+		l.mu.Unlock()
+		return
+	}
+	if fl.closing == nil {
+		fl.closing = map[uint64]time.Time{}
+	}
+	fl.closing[f.id] = time.Now().Add(dfs.LockClosing)
+	n := l.nodes[ino]
+	here := n != nil && n.lockable() && fl.waits == 0 && l.good()
+	l.mu.Unlock()
+	if here {
+		return // who asks gets the lease back first, and that waits
+	}
+	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) error {
+		_, err := m.ClosingLock(ctx, &metapb.ClosingLockRequest{Session: l.session(), Ino: uint64(ino), File: f.id})
+		return err
+	})
+	if err != nil {
+		fs.cfg.Logger.Debug("nobody is told that a locked file is being closed", "inode", uint64(ino), "err", err)
+	}
 }
 
 // lockable reports whether locks may be set here.
@@ -185,6 +255,7 @@ func (fs *FS) setThere(ctx context.Context, fl *fileLocks, s *setting) (token ui
 		return 0, fmt.Errorf("the session has ended: %w", dfs.EIO)
 	case err == nil:
 		fl.held = s.of(fl.held)
+		l.wakeLocked()
 		return reply.Token, nil
 	case s.takesAway():
 		// What the masters hold is not let go while this session lives; the next change of
@@ -265,7 +336,7 @@ func (fs *FS) tellLocksOf(ino dfs.Ino) {
 	l := fs.leases
 	fl := l.enterLocks(ino)
 	defer l.leaveLocks(ino, fl)
-	if fl.lock(fs.ctx) != nil {
+	if l.awaitClosing(fs.ctx, fl, func(dfs.Lock) bool { return true }) != nil || fl.lock(fs.ctx) != nil {
 		return
 	}
 	defer fl.unlock()
@@ -442,14 +513,19 @@ func (f *File) GetLock(ctx context.Context, lock dfs.Lock) (found dfs.Lock, is b
 	return rpc.LockFromProto(reply.Lock), true, nil
 }
 
-// UnlockOwner takes away all locks of bytes that an owner has of the file: POSIX ends
-// those of a process when it closes any descriptor of the file.
-func (f *File) UnlockOwner(ctx context.Context, owner uint64) error {
+// CloseLocks is close(2) of one descriptor as far as locks are concerned. It takes away all
+// locks of bytes that an owner has of the file: POSIX ends those of a process when it
+// closes any descriptor of the file.
+func (f *File) CloseLocks(ctx context.Context, owner uint64) error {
 	fs := f.in.fs
-	if !fs.anyLocks(f.in.ino, func(l dfs.Lock) bool { return l.Kind == dfs.LockBytes && l.Owner == owner }) {
+	if !fs.anyLocks(f.in.ino, func(dfs.Lock) bool { return true }) {
 		return nil
 	}
-	_, err := fs.set(ctx, setting{ino: f.in.ino, lock: dfs.Lock{Kind: dfs.LockBytes, Owner: owner, End: dfs.LockEnd}})
+	var err error
+	if fs.anyLocks(f.in.ino, func(l dfs.Lock) bool { return l.Kind == dfs.LockBytes && l.Owner == owner }) {
+		_, err = fs.set(ctx, setting{ino: f.in.ino, lock: dfs.Lock{Kind: dfs.LockBytes, Owner: owner, End: dfs.LockEnd}})
+	}
+	f.closing(ctx)
 	return err
 }
 
@@ -459,7 +535,13 @@ func (f *File) unlockFile() {
 	if !fs.anyLocks(f.in.ino, func(l dfs.Lock) bool { return l.File == f.id }) {
 		return
 	}
-	if _, err := fs.set(fs.ctx, setting{ino: f.in.ino, lock: dfs.Lock{File: f.id}, closed: true}); err != nil && fs.ctx.Err() == nil {
+	_, err := fs.set(fs.ctx, setting{ino: f.in.ino, lock: dfs.Lock{File: f.id}, closed: true})
+	fs.leases.mu.Lock()
+	if fl := fs.leases.locks[f.in.ino]; fl != nil {
+		delete(fl.closing, f.id)
+	}
+	fs.leases.mu.Unlock()
+	if err != nil && fs.ctx.Err() == nil {
 		fs.cfg.Logger.Warn("locks of a closed file could not be taken away", "inode", uint64(f.in.ino), "err", err)
 	}
 }

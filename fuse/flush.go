@@ -17,5 +17,5 @@ func (fs *fileSystem) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) (stat
 	}
 	err := f.Flush(r)
 	// Whatever has become of the bytes, the process has closed a descriptor.
-	return r.status(errors.Join(err, f.UnlockOwner(r, input.LockOwner)))
+	return r.status(errors.Join(err, f.CloseLocks(r, input.LockOwner)))
 }

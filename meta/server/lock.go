@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +48,15 @@ type lockFile struct {
 	users map[dfs.SessionID]*lockUser
 	line  []*lockWaiter // in the order in which they came
 	turns []lockTurn
+
+	closing  map[lockSetter]time.Time // locks that may end by then
+	watchers []chan struct{}          // of who waits for those
+}
+
+// lockSetter is an open file through which locks were set.
+type lockSetter struct {
+	session dfs.SessionID
+	file    uint64
 }
 
 // lockUser is a session that has locks of a file, or asks for some.
@@ -147,7 +157,10 @@ func (q *lockQueue) lookLocked(ino dfs.Ino, f *lockFile) {
 	for _, w := range f.line {
 		kick(w.wake)
 	}
-	if len(f.users) == 0 && len(f.line) == 0 {
+	for _, w := range f.watchers {
+		kick(w)
+	}
+	if len(f.users) == 0 && len(f.line) == 0 && len(f.watchers) == 0 {
 		delete(q.files, ino)
 	}
 }
@@ -234,6 +247,60 @@ func (q *lockQueue) took(session dfs.SessionID, ino dfs.Ino, got dfs.Lock) {
 	}
 }
 
+// close notes that an open file is being closed.
+func (q *lockQueue) close(session dfs.SessionID, ino dfs.Ino, file uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f := q.files[ino]
+	if f == nil || f.users[session] == nil {
+		return // it has no locks
+	}
+	now := time.Now()
+	if f.closing == nil {
+		f.closing = map[lockSetter]time.Time{}
+	}
+	maps.DeleteFunc(f.closing, func(_ lockSetter, until time.Time) bool { return now.After(until) })
+	f.closing[lockSetter{session, file}] = now.Add(dfs.LockClosing)
+}
+
+// settle waits, for a moment, while all that is in the way of a lock is of open files that
+// are being closed.
+func (q *lockQueue) settle(ctx context.Context, session dfs.SessionID, ino dfs.Ino, want dfs.Lock) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f := q.files[ino]
+	if f == nil || len(f.closing) == 0 {
+		return nil
+	}
+	wake := make(chan struct{}, 1)
+	f.watchers = append(f.watchers, wake)
+	defer func() {
+		f.watchers = slices.DeleteFunc(f.watchers, func(o chan struct{}) bool { return o == wake })
+	}()
+	for {
+		var until time.Time
+		now := time.Now()
+		lasting := false
+		err := q.l.s.node.LocalRead(func(v meta.View) error {
+			held, err := v.Conflicts(session, ino, want)
+			for _, h := range held {
+				end := f.closing[lockSetter{h.Session, h.File}]
+				lasting = lasting || now.After(end)
+				if until.IsZero() || end.Before(until) {
+					until = end
+				}
+			}
+			return err
+		})
+		if err != nil || lasting || until.IsZero() {
+			return err
+		}
+		if err := q.pause(ctx, wake, until); err != nil {
+			return err
+		}
+	}
+}
+
 // wait returns when a lock can be had, with a turn to take it; or EDEADLK.
 func (q *lockQueue) wait(ctx context.Context, session dfs.SessionID, ino dfs.Ino, want dfs.Lock) error {
 	w := &lockWaiter{lockOwner: lockOwner{session, want.Owner}, ino: ino, want: want, wake: make(chan struct{}, 1)}
@@ -268,16 +335,16 @@ func (q *lockQueue) wait(ctx context.Context, session dfs.SessionID, ino dfs.Ino
 			f.turns = append(f.turns, lockTurn{w.lockOwner, want, time.Now().Add(turnTime)})
 			return nil
 		}
-		if err := q.pause(ctx, w, until); err != nil {
+		if err := q.pause(ctx, w.wake, until); err != nil {
 			return err
 		}
 	}
 }
 
-// pause waits, without q.mu, until a waiter is to look again.
+// pause waits, without q.mu, until who waits is to look again.
 //
 // +checklocks:q.mu
-func (q *lockQueue) pause(ctx context.Context, w *lockWaiter, until time.Time) error {
+func (q *lockQueue) pause(ctx context.Context, wake <-chan struct{}, until time.Time) error {
 	q.mu.Unlock()
 	defer q.mu.Lock()
 	var over <-chan time.Time
@@ -287,7 +354,7 @@ func (q *lockQueue) pause(ctx context.Context, w *lockWaiter, until time.Time) e
 		over = t.C
 	}
 	select {
-	case <-w.wake:
+	case <-wake:
 	case <-over:
 	case <-q.l.ctx.Done():
 		return q.l.s.notReady()
@@ -448,7 +515,14 @@ func (l *leadership) beginLocks(ctx context.Context, req *metapb.MutateRequest, 
 		if op.Closed || op.Lock.Type == dfs.Unlocked {
 			continue
 		}
-		if op.Refuse, err = l.locks.refuses(session, op.Ino, op.Lock, req.Mutations[i].GetSetLock().GetWaits()); err != nil {
+		waits := req.Mutations[i].GetSetLock().GetWaits()
+		if !waits {
+			if err := l.locks.settle(ctx, session, op.Ino, op.Lock); err != nil {
+				end()
+				return nil, l.s.failure(err)
+			}
+		}
+		if op.Refuse, err = l.locks.refuses(session, op.Ino, op.Lock, waits); err != nil {
 			end()
 			return nil, l.s.failure(err)
 		}
@@ -477,6 +551,16 @@ func (s *Server) WaitLock(ctx context.Context, req *metapb.WaitLockRequest) (*me
 	defer end()
 	errno, err := verdict(l.locks.wait(ctx, session, ino, want))
 	return &metapb.WaitLockReply{Errno: errno}, s.failure(err)
+}
+
+// ClosingLock hears that an open file is being closed.
+func (s *Server) ClosingLock(ctx context.Context, req *metapb.ClosingLockRequest) (*metapb.ClosingLockReply, error) {
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.locks.close(dfs.SessionID(req.Session), dfs.Ino(req.Ino), req.File)
+	return &metapb.ClosingLockReply{}, nil
 }
 
 // GetLock tells a lock that is in the way.

@@ -4117,6 +4117,102 @@ func (x *WaitLockReply) GetErrno() uint32 {
 	return 0
 }
 
+type ClosingLockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`
+	File          uint64                 `protobuf:"varint,3,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClosingLockRequest) Reset() {
+	*x = ClosingLockRequest{}
+	mi := &file_meta_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClosingLockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClosingLockRequest) ProtoMessage() {}
+
+func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClosingLockRequest.ProtoReflect.Descriptor instead.
+func (*ClosingLockRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ClosingLockRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *ClosingLockRequest) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *ClosingLockRequest) GetFile() uint64 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+type ClosingLockReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClosingLockReply) Reset() {
+	*x = ClosingLockReply{}
+	mi := &file_meta_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClosingLockReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClosingLockReply) ProtoMessage() {}
+
+func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClosingLockReply.ProtoReflect.Descriptor instead.
+func (*ClosingLockReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{59}
+}
+
 type GetLockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -4128,7 +4224,7 @@ type GetLockRequest struct {
 
 func (x *GetLockRequest) Reset() {
 	*x = GetLockRequest{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4140,7 +4236,7 @@ func (x *GetLockRequest) String() string {
 func (*GetLockRequest) ProtoMessage() {}
 
 func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4153,7 +4249,7 @@ func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockRequest.ProtoReflect.Descriptor instead.
 func (*GetLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetLockRequest) GetSession() uint64 {
@@ -4188,7 +4284,7 @@ type GetLockReply struct {
 
 func (x *GetLockReply) Reset() {
 	*x = GetLockReply{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4200,7 +4296,7 @@ func (x *GetLockReply) String() string {
 func (*GetLockReply) ProtoMessage() {}
 
 func (x *GetLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4213,7 +4309,7 @@ func (x *GetLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockReply.ProtoReflect.Descriptor instead.
 func (*GetLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *GetLockReply) GetErrno() uint32 {
@@ -4246,7 +4342,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4258,7 +4354,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4271,7 +4367,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StatFSRequest) GetIno() uint64 {
@@ -4292,7 +4388,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4304,7 +4400,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4317,7 +4413,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *StatFSReply) GetTotalBytes() uint64 {
@@ -4356,7 +4452,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4464,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4477,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Server) GetId() uint64 {
@@ -4446,7 +4542,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4458,7 +4554,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4471,7 +4567,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ClusterMap) GetCluster() uint64 {
@@ -4519,7 +4615,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4531,7 +4627,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4544,7 +4640,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -4569,7 +4665,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4677,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4690,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 type HelloReply struct {
@@ -4615,7 +4711,7 @@ type HelloReply struct {
 
 func (x *HelloReply) Reset() {
 	*x = HelloReply{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4627,7 +4723,7 @@ func (x *HelloReply) String() string {
 func (*HelloReply) ProtoMessage() {}
 
 func (x *HelloReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4640,7 +4736,7 @@ func (x *HelloReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloReply.ProtoReflect.Descriptor instead.
 func (*HelloReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *HelloReply) GetCluster() uint64 {
@@ -4724,7 +4820,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4736,7 +4832,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4749,7 +4845,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *JoinRequest) GetServer() *Server {
@@ -4784,7 +4880,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4796,7 +4892,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4809,7 +4905,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *JoinReply) GetCluster() uint64 {
@@ -4845,7 +4941,7 @@ type JoinMasterRequest struct {
 
 func (x *JoinMasterRequest) Reset() {
 	*x = JoinMasterRequest{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4857,7 +4953,7 @@ func (x *JoinMasterRequest) String() string {
 func (*JoinMasterRequest) ProtoMessage() {}
 
 func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4870,7 +4966,7 @@ func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
 func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *JoinMasterRequest) GetId() uint64 {
@@ -4911,7 +5007,7 @@ type JoinMasterReply struct {
 
 func (x *JoinMasterReply) Reset() {
 	*x = JoinMasterReply{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4923,7 +5019,7 @@ func (x *JoinMasterReply) String() string {
 func (*JoinMasterReply) ProtoMessage() {}
 
 func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4936,7 +5032,7 @@ func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
 func (*JoinMasterReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *JoinMasterReply) GetCluster() uint64 {
@@ -4962,7 +5058,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4974,7 +5070,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4987,7 +5083,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -5007,7 +5103,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5115,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5128,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -5059,7 +5155,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5071,7 +5167,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5084,7 +5180,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -5111,7 +5207,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5123,7 +5219,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5136,7 +5232,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -5162,7 +5258,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5174,7 +5270,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5187,7 +5283,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -5207,7 +5303,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5219,7 +5315,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5232,7 +5328,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -5263,7 +5359,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5275,7 +5371,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5288,7 +5384,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -5341,7 +5437,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5353,7 +5449,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5366,7 +5462,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -5686,7 +5782,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12%\n" +
 	"\x04lock\x18\x03 \x01(\v2\x11.dfs.meta.v1.LockR\x04lock\"%\n" +
 	"\rWaitLockReply\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno\"c\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno\"T\n" +
+	"\x12ClosingLockRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04file\x18\x03 \x01(\x04R\x04file\"\x12\n" +
+	"\x10ClosingLockReply\"c\n" +
 	"\x0eGetLockRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12%\n" +
@@ -5776,7 +5877,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x03crc\x18\x05 \x01(\aR\x03crc\x12\x12\n" +
 	"\x04last\x18\x06 \x01(\bR\x04last\"\n" +
 	"\n" +
-	"\bRaftDone2\xd3\t\n" +
+	"\bRaftDone2\xa2\n" +
+	"\n" +
 	"\x04Meta\x12M\n" +
 	"\vOpenSession\x12\x1f.dfs.meta.v1.OpenSessionRequest\x1a\x1d.dfs.meta.v1.OpenSessionReply\x12G\n" +
 	"\tHeartbeat\x12\x1d.dfs.meta.v1.HeartbeatRequest\x1a\x1b.dfs.meta.v1.HeartbeatReply\x12P\n" +
@@ -5794,7 +5896,8 @@ const file_meta_proto_rawDesc = "" +
 	"\bGetXattr\x12\x1c.dfs.meta.v1.GetXattrRequest\x1a\x1a.dfs.meta.v1.GetXattrReply\x12G\n" +
 	"\tListXattr\x12\x1d.dfs.meta.v1.ListXattrRequest\x1a\x1b.dfs.meta.v1.ListXattrReply\x12>\n" +
 	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply\x12D\n" +
-	"\bWaitLock\x12\x1c.dfs.meta.v1.WaitLockRequest\x1a\x1a.dfs.meta.v1.WaitLockReply\x12A\n" +
+	"\bWaitLock\x12\x1c.dfs.meta.v1.WaitLockRequest\x1a\x1a.dfs.meta.v1.WaitLockReply\x12M\n" +
+	"\vClosingLock\x12\x1f.dfs.meta.v1.ClosingLockRequest\x1a\x1d.dfs.meta.v1.ClosingLockReply\x12A\n" +
 	"\aGetLock\x12\x1b.dfs.meta.v1.GetLockRequest\x1a\x19.dfs.meta.v1.GetLockReply2\xb5\x03\n" +
 	"\aCluster\x12;\n" +
 	"\x05Hello\x12\x19.dfs.meta.v1.HelloRequest\x1a\x17.dfs.meta.v1.HelloReply\x128\n" +
@@ -5820,7 +5923,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 79)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -5880,27 +5983,29 @@ var file_meta_proto_goTypes = []any{
 	(*ListXattrReply)(nil),      // 55: dfs.meta.v1.ListXattrReply
 	(*WaitLockRequest)(nil),     // 56: dfs.meta.v1.WaitLockRequest
 	(*WaitLockReply)(nil),       // 57: dfs.meta.v1.WaitLockReply
-	(*GetLockRequest)(nil),      // 58: dfs.meta.v1.GetLockRequest
-	(*GetLockReply)(nil),        // 59: dfs.meta.v1.GetLockReply
-	(*StatFSRequest)(nil),       // 60: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 61: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 62: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 63: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 64: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 65: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 66: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 67: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 68: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 69: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 70: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 71: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 72: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 73: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 74: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 75: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 76: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 77: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 78: dfs.meta.v1.RaftDone
+	(*ClosingLockRequest)(nil),  // 58: dfs.meta.v1.ClosingLockRequest
+	(*ClosingLockReply)(nil),    // 59: dfs.meta.v1.ClosingLockReply
+	(*GetLockRequest)(nil),      // 60: dfs.meta.v1.GetLockRequest
+	(*GetLockReply)(nil),        // 61: dfs.meta.v1.GetLockReply
+	(*StatFSRequest)(nil),       // 62: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),         // 63: dfs.meta.v1.StatFSReply
+	(*Server)(nil),              // 64: dfs.meta.v1.Server
+	(*ClusterMap)(nil),          // 65: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),              // 66: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),        // 67: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),          // 68: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),         // 69: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),           // 70: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),   // 71: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 72: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 73: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 74: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 75: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 76: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 77: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 78: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 79: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 80: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
 	0,  // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -5965,9 +6070,9 @@ var file_meta_proto_depIdxs = []int32{
 	34, // 59: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
 	34, // 60: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
 	34, // 61: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
-	62, // 62: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	64, // 63: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	62, // 64: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	64, // 62: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	66, // 63: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	64, // 64: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
 	13, // 65: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
 	15, // 66: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
 	17, // 67: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
@@ -5983,45 +6088,47 @@ var file_meta_proto_depIdxs = []int32{
 	50, // 77: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
 	52, // 78: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
 	54, // 79: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	60, // 80: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62, // 80: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
 	56, // 81: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	58, // 82: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	65, // 83: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	67, // 84: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	69, // 85: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	71, // 86: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	72, // 87: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	74, // 88: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	76, // 89: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	77, // 90: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14, // 91: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16, // 92: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18, // 93: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20, // 94: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,  // 95: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11, // 96: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	42, // 97: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	40, // 98: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	42, // 99: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	44, // 100: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	46, // 101: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	48, // 102: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	51, // 103: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	53, // 104: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	55, // 105: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	61, // 106: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	57, // 107: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	59, // 108: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	66, // 109: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	68, // 110: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	70, // 111: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	63, // 112: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	73, // 113: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	75, // 114: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	78, // 115: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	78, // 116: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	91, // [91:117] is the sub-list for method output_type
-	65, // [65:91] is the sub-list for method input_type
+	58, // 82: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	60, // 83: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	67, // 84: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	69, // 85: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	71, // 86: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	73, // 87: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	74, // 88: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	76, // 89: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	78, // 90: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	79, // 91: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14, // 92: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16, // 93: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18, // 94: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20, // 95: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,  // 96: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11, // 97: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	42, // 98: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	40, // 99: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	42, // 100: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	44, // 101: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	46, // 102: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	48, // 103: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	51, // 104: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	53, // 105: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	55, // 106: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	63, // 107: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	57, // 108: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	59, // 109: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	61, // 110: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	68, // 111: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	70, // 112: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	72, // 113: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	65, // 114: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	75, // 115: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	77, // 116: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	80, // 117: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	80, // 118: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	92, // [92:119] is the sub-list for method output_type
+	65, // [65:92] is the sub-list for method input_type
 	65, // [65:65] is the sub-list for extension type_name
 	65, // [65:65] is the sub-list for extension extendee
 	0,  // [0:65] is the sub-list for field type_name
@@ -6054,7 +6161,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   79,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

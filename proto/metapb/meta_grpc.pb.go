@@ -40,6 +40,7 @@ const (
 	Meta_ListXattr_FullMethodName    = "/dfs.meta.v1.Meta/ListXattr"
 	Meta_StatFS_FullMethodName       = "/dfs.meta.v1.Meta/StatFS"
 	Meta_WaitLock_FullMethodName     = "/dfs.meta.v1.Meta/WaitLock"
+	Meta_ClosingLock_FullMethodName  = "/dfs.meta.v1.Meta/ClosingLock"
 	Meta_GetLock_FullMethodName      = "/dfs.meta.v1.Meta/GetLock"
 )
 
@@ -80,6 +81,9 @@ type MetaClient interface {
 	// WaitLock answers when a lock can be had, and keeps it free for the session for a
 	// moment: SetLock takes it. EDEADLK when its holders wait for the session's.
 	WaitLock(ctx context.Context, in *WaitLockRequest, opts ...grpc.CallOption) (*WaitLockReply, error)
+	// ClosingLock says that locks set through an open file may end in a moment: it is being
+	// closed, perhaps for the last time.
+	ClosingLock(ctx context.Context, in *ClosingLockRequest, opts ...grpc.CallOption) (*ClosingLockReply, error)
 	// GetLock tells a lock that is in the way of another.
 	GetLock(ctx context.Context, in *GetLockRequest, opts ...grpc.CallOption) (*GetLockReply, error)
 }
@@ -271,6 +275,16 @@ func (c *metaClient) WaitLock(ctx context.Context, in *WaitLockRequest, opts ...
 	return out, nil
 }
 
+func (c *metaClient) ClosingLock(ctx context.Context, in *ClosingLockRequest, opts ...grpc.CallOption) (*ClosingLockReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClosingLockReply)
+	err := c.cc.Invoke(ctx, Meta_ClosingLock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *metaClient) GetLock(ctx context.Context, in *GetLockRequest, opts ...grpc.CallOption) (*GetLockReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetLockReply)
@@ -318,6 +332,9 @@ type MetaServer interface {
 	// WaitLock answers when a lock can be had, and keeps it free for the session for a
 	// moment: SetLock takes it. EDEADLK when its holders wait for the session's.
 	WaitLock(context.Context, *WaitLockRequest) (*WaitLockReply, error)
+	// ClosingLock says that locks set through an open file may end in a moment: it is being
+	// closed, perhaps for the last time.
+	ClosingLock(context.Context, *ClosingLockRequest) (*ClosingLockReply, error)
 	// GetLock tells a lock that is in the way of another.
 	GetLock(context.Context, *GetLockRequest) (*GetLockReply, error)
 	mustEmbedUnimplementedMetaServer()
@@ -380,6 +397,9 @@ func (UnimplementedMetaServer) StatFS(context.Context, *StatFSRequest) (*StatFSR
 }
 func (UnimplementedMetaServer) WaitLock(context.Context, *WaitLockRequest) (*WaitLockReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitLock not implemented")
+}
+func (UnimplementedMetaServer) ClosingLock(context.Context, *ClosingLockRequest) (*ClosingLockReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ClosingLock not implemented")
 }
 func (UnimplementedMetaServer) GetLock(context.Context, *GetLockRequest) (*GetLockReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetLock not implemented")
@@ -704,6 +724,24 @@ func _Meta_WaitLock_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Meta_ClosingLock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClosingLockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).ClosingLock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_ClosingLock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).ClosingLock(ctx, req.(*ClosingLockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Meta_GetLock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetLockRequest)
 	if err := dec(in); err != nil {
@@ -792,6 +830,10 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WaitLock",
 			Handler:    _Meta_WaitLock_Handler,
+		},
+		{
+			MethodName: "ClosingLock",
+			Handler:    _Meta_ClosingLock_Handler,
 		},
 		{
 			MethodName: "GetLock",
