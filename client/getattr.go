@@ -14,7 +14,7 @@ func (fs *FS) GetAttr(ctx context.Context, ino dfs.Ino) (dfs.Attr, error) {
 	if attr, ok := fs.leases.attr(ino); ok {
 		return fs.ours(attr), nil
 	}
-	if err := fs.lane.settle(ctx); err != nil {
+	if err := fs.settleFor(ctx, ino); err != nil {
 		return dfs.Attr{}, err
 	}
 	at := fs.leases.now()

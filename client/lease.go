@@ -405,6 +405,37 @@ func (n *node) changeable() bool { return n.exclusive && !n.recalled && n.known 
 // errNoLeases says that the masters grant no leases: changes are made by them.
 var errNoLeases = errors.New("the masters grant no leases")
 
+// untold reports whether the masters do not know yet what the inode is like here.
+func (l *leases) untold(ino dfs.Ino) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[ino]
+	return n != nil && n.pending > 0
+}
+
+// untoldName reports whether the masters may not know yet what a name leads to. Names that
+// were changed here are remembered until the masters know, as is what they lead to.
+func (l *leases) untoldName(parent dfs.Ino, name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[parent]
+	if n == nil || n.pending == 0 {
+		return false
+	}
+	ino, known := n.find(name)
+	child := l.nodes[ino]
+	return !n.known || known && (ino == 0 || child != nil && child.pending > 0)
+}
+
+// settleFor waits until the masters know what an inode is like here, before they are asked
+// about it. What else is on the lane does not concern it.
+func (fs *FS) settleFor(ctx context.Context, ino dfs.Ino) error {
+	if !fs.leases.untold(ino) {
+		return nil
+	}
+	return fs.lane.settle(ctx)
+}
+
 // hold lets the caller change the bytes of an inode in memory until unpin: nobody else
 // has a lease on it meanwhile. It asks for the lease and waits for it when it is not
 // there.
@@ -442,7 +473,7 @@ func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
 
 // acquire asks for the exclusive lease, and pins it at once when it comes.
 func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err error) {
-	if err := l.fs.lane.settle(ctx); err != nil {
+	if err := l.fs.settleFor(ctx, ino); err != nil {
 		return false, err
 	}
 	at := l.now()

@@ -82,7 +82,7 @@ func (in *inode) open(ctx context.Context, cred dfs.Cred, flags uint32) error {
 		if err := fs.opening(ctx, in.ino); err != nil {
 			return err
 		}
-		if err := fs.lane.settle(ctx); err != nil {
+		if err := fs.settleFor(ctx, in.ino); err != nil {
 			return err
 		}
 		at := fs.leases.now()

@@ -130,7 +130,7 @@ func (in *inode) planLocked(p []byte, off int64) (n int, parts []part, missing s
 
 // load fetches extents from off on.
 func (in *inode) load(ctx context.Context, off int64) error {
-	if err := in.fs.lane.settle(ctx); err != nil {
+	if err := in.fs.settleFor(ctx, in.ino); err != nil {
 		return err
 	}
 	at := in.fs.leases.now()

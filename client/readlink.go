@@ -13,7 +13,7 @@ func (fs *FS) Readlink(ctx context.Context, ino dfs.Ino) (string, error) {
 	if target := fs.leases.target(ino); target != "" {
 		return target, nil
 	}
-	if err := fs.lane.settle(ctx); err != nil {
+	if err := fs.settleFor(ctx, ino); err != nil {
 		return "", err
 	}
 	var reply *metapb.ReadlinkReply

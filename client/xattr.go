@@ -15,7 +15,7 @@ func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name str
 		return nil, dfs.ENODATA
 	}
 	var reply *metapb.GetXattrReply
-	if err := fs.lane.settle(ctx); err != nil {
+	if err := fs.settleFor(ctx, ino); err != nil {
 		return nil, err
 	}
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
@@ -59,7 +59,7 @@ func (fs *FS) ListXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino) ([]stri
 		return nil, nil
 	}
 	var reply *metapb.ListXattrReply
-	if err := fs.lane.settle(ctx); err != nil {
+	if err := fs.settleFor(ctx, ino); err != nil {
 		return nil, err
 	}
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
