@@ -39,13 +39,14 @@ const (
 	opSetXattr
 	opListXattr
 	opRemoveXattr
+	opTmpfile
 	opCount
 )
 
 var opNames = [opCount]string{
 	"lookup", "getattr", "setattr", "readlink", "symlink", "mknod", "mkdir", "unlink", "rmdir", "rename", "link",
 	"open", "create", "read", "write", "flush", "fsync", "opendir", "readdir", "readdirplus",
-	"fsyncdir", "statfs", "statx", "getxattr", "setxattr", "listxattr", "removexattr",
+	"fsyncdir", "statfs", "statx", "getxattr", "setxattr", "listxattr", "removexattr", "tmpfile",
 }
 
 // opMetrics counts the requests of one kind.
