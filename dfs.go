@@ -245,10 +245,20 @@ type Attr struct {
 	Ctime  Time
 	Btime  Time   // birth
 	Change uint64 // grows with each change of the inode or its bytes (NFSv4 change attribute)
-	Flags  uint32 // reserved for chattr flags
+	Flags  uint32 // FlagTmpfile and the like; those of chattr(1) may get numbers here too
 
 	XattrBytes uint32 // names of its extended attributes, each with a final NUL, as listxattr(2) counts
 }
+
+// Flags of Attr.Flags. They say what could else be known only by a look at another row.
+const (
+	// FlagTmpfile is on a file that was made without a name and has got none yet: it may
+	// get one, which an inode that has lost its last name may not.
+	FlagTmpfile    = 1 << iota
+	FlagAccessACL  // it has XattrAccessACL
+	FlagDefaultACL // it has XattrDefaultACL
+	FlagCapability // it has XattrCapability
+)
 
 // File type bits of Attr.Mode, as in Linux.
 const (
@@ -291,29 +301,41 @@ type Cred struct {
 	// Checked says that the caller's kernel has already checked permissions
 	// (default_permissions), so the masters need not.
 	Checked bool
+	// Umask is taken from the mode of what is made, unless its folder has a default ACL.
+	Umask uint32
 }
 
 // Flags of Rename, as in renameat2(2).
 const (
 	RenameNoReplace = 1
 	RenameExchange  = 2
+	RenameWhiteout  = 4
 )
 
 // XattrNameMax is the bytes of the name of an extended attribute, with its namespace.
 const XattrNameMax = 255
 
-// Namespaces of extended attributes, see xattr(7). "system." would hold ACLs, which
-// dfs does not have.
+// Namespaces of extended attributes, see xattr(7). Of "system." there are the ACLs.
 const (
 	XattrUser     = "user."
 	XattrTrusted  = "trusted."
 	XattrSecurity = "security."
 )
 
+// Extended attributes that mean something to the file system: who may do what.
+const (
+	XattrAccessACL  = "system.posix_acl_access"
+	XattrDefaultACL = "system.posix_acl_default"
+	XattrCapability = "security.capability"
+)
+
 // Flags of SetXattr, as in setxattr(2).
 const (
 	XattrCreate  = 1
 	XattrReplace = 2
+	// XattrKillSetgid is none of setxattr(2): the kernel has found that who sets an
+	// access ACL must lose the setgid bit of the inode.
+	XattrKillSetgid = 1 << 16
 )
 
 // StatFS is what statvfs(3) tells, in bytes.

@@ -352,7 +352,7 @@ func opFromProto(mu *metapb.Mutation) meta.Op {
 	switch op := mu.Op.(type) {
 	case *metapb.Mutation_Create:
 		c := op.Create
-		return &meta.Create{Parent: dfs.Ino(c.Parent), Name: string(c.Name), Ino: dfs.Ino(c.Ino), Mode: c.Mode, Rdev: c.Rdev, Target: string(c.Target), Excl: c.Excl}
+		return &meta.Create{Parent: dfs.Ino(c.Parent), Name: string(c.Name), Ino: dfs.Ino(c.Ino), Mode: c.Mode, Rdev: c.Rdev, Target: string(c.Target), Excl: c.Excl, Tmpfile: c.Tmpfile, Umask: c.Umask}
 	case *metapb.Mutation_Link:
 		return &meta.Link{Ino: dfs.Ino(op.Link.Ino), Parent: dfs.Ino(op.Link.Parent), Name: string(op.Link.Name)}
 	case *metapb.Mutation_Unlink:
@@ -361,7 +361,7 @@ func opFromProto(mu *metapb.Mutation) meta.Op {
 		return &meta.Rmdir{Parent: dfs.Ino(op.Rmdir.Parent), Name: string(op.Rmdir.Name)}
 	case *metapb.Mutation_Rename:
 		r := op.Rename
-		return &meta.Rename{Parent: dfs.Ino(r.Parent), Name: string(r.Name), NewParent: dfs.Ino(r.NewParent), NewName: string(r.NewName), Flags: r.Flags}
+		return &meta.Rename{Parent: dfs.Ino(r.Parent), Name: string(r.Name), NewParent: dfs.Ino(r.NewParent), NewName: string(r.NewName), Flags: r.Flags, Whiteout: dfs.Ino(r.Whiteout)}
 	case *metapb.Mutation_SetAttr:
 		s := op.SetAttr
 		o := &meta.SetAttr{Ino: dfs.Ino(s.Ino), Mode: s.Mode, UID: s.Uid, GID: s.Gid, Size: s.Size, AtimeNow: s.AtimeNow, MtimeNow: s.MtimeNow, Handle: s.Handle, KillSuid: s.KillSuid}

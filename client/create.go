@@ -10,12 +10,11 @@ import (
 )
 
 // Create makes a regular file and opens it, or without O_EXCL opens the one that is
-// there. flags are those of open(2); O_TRUNC works. The umask is already applied to
-// mode.
+// there. flags are those of open(2); O_TRUNC works. The umask is cred's.
 func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string, mode, flags uint32) (*File, dfs.Attr, error) {
 	c := &metapb.Create{
 		Parent: uint64(parent), Name: []byte(name), Mode: dfs.TypeFile | mode&0o7777,
-		Excl: flags&flagExcl != 0, Open: true,
+		Excl: flags&flagExcl != 0, Open: true, Umask: cred.Umask,
 	}
 	if attr, ok := fs.makeLocal(cred, c); ok {
 		return fs.created(cred, attr, parent, name, flags, false), attr, nil
@@ -48,7 +47,9 @@ func (fs *FS) Create(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 // open by this session.
 func (fs *FS) created(cred dfs.Cred, attr dfs.Attr, parent dfs.Ino, name string, flags uint32, registered bool) *File {
 	in := fs.hold(attr.Ino)
-	in.name1(parent, name)
+	if name != "" {
+		in.name1(parent, name)
+	}
 	in.mu.Lock()
 	in.validate(&attr)
 	if in.attr.Change == attr.Change {
@@ -101,6 +102,8 @@ func (fs *FS) create(ctx context.Context, cred dfs.Cred, c *metapb.Create) (attr
 		return dfs.Attr{}, false, err
 	}
 	attr = rpc.AttrFromProto(reply.Attr)
-	fs.leases.named(parent, string(c.Name), attr.Ino, alone)
+	if !c.Tmpfile {
+		fs.leases.named(parent, string(c.Name), attr.Ino, alone)
+	}
 	return attr, reply.Existed, nil
 }

@@ -388,6 +388,18 @@ func (l *leases) holds(ino dfs.Ino) bool {
 	return l.nodes[ino] != nil
 }
 
+// still reports whether nothing has happened to an inode here since at, and the lease is
+// there.
+func (l *leases) still(ino dfs.Ino, at uint64) bool {
+	if !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[ino]
+	return n != nil && !n.recalled && l.fresh(ino, at)
+}
+
 // changeable reports whether an inode can be changed in memory now.
 func (l *leases) changeable(ino dfs.Ino) bool {
 	if !l.good() {

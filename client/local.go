@@ -118,8 +118,11 @@ func (fs *FS) makeLocal(cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, ok bool
 		if ino, known := dir.find(name); !known || ino != 0 {
 			return nil
 		}
+		if dir.attr.Flags&dfs.FlagDefaultACL != 0 && typ != dfs.TypeLink {
+			return nil // what it says is not known here
+		}
 		attr = dfs.Attr{
-			Mode: typ | c.Mode&0o7777, Nlink: 1, UID: cred.UID, GID: cred.GID, Rdev: c.Rdev, Layout: dir.attr.Layout,
+			Mode: typ | c.Mode&0o7777&^(c.Umask&0o777), Nlink: 1, UID: cred.UID, GID: cred.GID, Rdev: c.Rdev, Layout: dir.attr.Layout,
 			Atime: at, Mtime: at, Ctime: at, Btime: at, Change: 1,
 		}
 		switch typ {
@@ -157,7 +160,7 @@ func (fs *FS) makeLocal(cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, ok bool
 		expect := attr
 		return &change{
 			mutation: &metapb.Mutation{Op: &metapb.Mutation_Create{Create: &metapb.Create{
-				Parent: c.Parent, Name: c.Name, Ino: uint64(ino), Mode: c.Mode, Rdev: c.Rdev, Target: c.Target, Excl: true,
+				Parent: c.Parent, Name: c.Name, Ino: uint64(ino), Mode: c.Mode, Rdev: c.Rdev, Target: c.Target, Excl: true, Umask: c.Umask,
 			}}},
 			inos: []dfs.Ino{parent, ino}, attr: &expect, bytes: len(name) + len(c.Target),
 		}
@@ -294,6 +297,9 @@ func (fs *FS) setLocal(cred dfs.Cred, ino dfs.Ino, set *SetAttr, p *metapb.SetAt
 		}
 		if !set.times() && !set.owner() && !set.KillSuid {
 			return nil
+		}
+		if set.Mode != nil && n.attr.Flags&dfs.FlagAccessACL != 0 || (set.owner() || set.KillSuid) && n.attr.Flags&dfs.FlagCapability != 0 {
+			return nil // an extended attribute changes too
 		}
 		a := &n.attr
 		if set.UID != nil {

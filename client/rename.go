@@ -15,9 +15,18 @@ func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 	if ok, err := fs.renameHere(ctx, cred, parent, name, newParent, newName, flags); ok || err != nil {
 		return err
 	}
-	reply, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rename{Rename: &metapb.Rename{
-		Parent: uint64(parent), Name: []byte(name), NewParent: uint64(newParent), NewName: []byte(newName), Flags: flags,
-	}}}, parent, newParent, fs.leases.child(parent, name), fs.leases.child(newParent, newName))
+	op := &metapb.Rename{Parent: uint64(parent), Name: []byte(name), NewParent: uint64(newParent), NewName: []byte(newName), Flags: flags}
+	about := []dfs.Ino{parent, newParent, fs.leases.child(parent, name), fs.leases.child(newParent, newName)}
+	reply, alone, err := fs.change(ctx, false, about, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
+		if flags&dfs.RenameWhiteout != 0 {
+			ino, err := fs.takeIno(ctx, s)
+			if err != nil {
+				return nil, err
+			}
+			op.Whiteout = uint64(ino)
+		}
+		return &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rename{Rename: op}}, nil
+	})
 	plain := alone && err == nil && flags&dfs.RenameExchange == 0 && reply.Attr != nil
 	fs.leases.named(parent, name, 0, false) // it stays when both lead to one inode
 	if err != nil || reply.Attr == nil {

@@ -56,8 +56,8 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
 	return 0, err
 }
 
-// write buffers p; in.writing is held. kill says that set-id bits have to go, which
-// must not wait.
+// write buffers p; in.writing is held. kill says that set-id bits or the capability have
+// to go, which must not wait.
 func (f *File) write(ctx context.Context, p []byte, off int64) (n int, kill bool, err error) {
 	in := f.in
 	if f.flags&flagAppend != 0 {
@@ -74,7 +74,8 @@ func (f *File) write(ctx context.Context, p []byte, off int64) (n int, kill bool
 	var bounded context.Context
 	for {
 		in.mu.Lock()
-		kill = in.attr.Mode&0o6000 != 0 && f.cred.UID != 0
+		suid := in.attr.Mode&0o6000 != 0 && f.cred.UID != 0
+		kill = suid || in.attr.Flags&dfs.FlagCapability != 0 // which the masters take away with any commit
 		full := in.fs.app.Full(in.attr.Layout)
 		if full {
 			in.told = true
@@ -82,7 +83,7 @@ func (f *File) write(ctx context.Context, p []byte, off int64) (n int, kill bool
 		var k int
 		var push, first bool
 		if !full {
-			k, push, first = in.writeLocked(p[n:], off+int64(n), kill)
+			k, push, first = in.writeLocked(p[n:], off+int64(n), suid)
 		}
 		in.mu.Unlock()
 		if first {

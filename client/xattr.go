@@ -11,28 +11,71 @@ import (
 
 // GetXattr reads one extended attribute.
 func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) {
-	if cred.Checked && plainXattr(name) && fs.withoutXattrs(ino) {
-		return nil, dfs.ENODATA
+	value, _, err := fs.GetXattrKept(ctx, cred, ino, name)
+	return value, err
+}
+
+// GetXattrKept is GetXattr, and says whether the answer, also that there is none, stays
+// true until the Invalidator hears otherwise.
+func (fs *FS) GetXattrKept(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) (value []byte, kept bool, err error) {
+	if err, known := fs.withoutXattr(cred, ino, name); known {
+		return nil, true, err
 	}
-	var reply *metapb.GetXattrReply
 	if err := fs.settleFor(ctx, ino); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
+	at, held := fs.leases.now(), fs.leases.holds(ino)
+	var reply *metapb.GetXattrReply
+	err = fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
 		reply, err = m.GetXattr(ctx, &metapb.GetXattrRequest{Session: fs.leases.session(), Ino: uint64(ino), Name: []byte(name), Cred: rpc.CredToProto(cred)})
 		return err
 	})
 	if err == nil {
 		err = rpc.Errno(reply.Errno)
 	}
+	kept = held && fs.leases.still(ino, at)
 	if err != nil {
-		return nil, err
+		return nil, kept, err
 	}
-	return reply.Value, nil
+	return reply.Value, kept, nil
+}
+
+// withoutXattr reports whether it is known here that the inode does not have an extended
+// attribute, and what is answered then: ls(1) asks for some of each file, and the kernel
+// for the ACL of each file that it looks at.
+func (fs *FS) withoutXattr(cred dfs.Cred, ino dfs.Ino, name string) (err error, known bool) {
+	if !cred.Checked {
+		return nil, false
+	}
+	attr, known := fs.leases.attr(ino)
+	if !known {
+		return nil, false
+	}
+	flag := uint32(0)
+	switch name {
+	case dfs.XattrAccessACL:
+		flag = dfs.FlagAccessACL
+	case dfs.XattrDefaultACL:
+		flag = dfs.FlagDefaultACL
+	case dfs.XattrCapability:
+		flag = dfs.FlagCapability
+	default:
+		return dfs.ENODATA, plainXattr(name) && attr.XattrBytes == 0
+	}
+	if attr.Type() == dfs.TypeLink && flag != dfs.FlagCapability {
+		return dfs.EOPNOTSUPP, true
+	}
+	return dfs.ENODATA, attr.Flags&flag == 0
 }
 
 // SetXattr sets one extended attribute; flags are those of setxattr(2).
 func (fs *FS) SetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string, value []byte, flags uint32) error {
+	if name == dfs.XattrCapability {
+		// What was written before must not take it away when it is committed after.
+		if err := fs.flushIno(ctx, ino); err != nil {
+			return err
+		}
+	}
 	return fs.xattr(ctx, ino, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetXattr{
 		SetXattr: &metapb.SetXattr{Ino: uint64(ino), Name: []byte(name), Value: value, Flags: flags},
 	}}, flags == 0)

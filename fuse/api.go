@@ -6,7 +6,7 @@ import gofuse "github.com/hanwen/go-fuse/v2/fuse"
 // is the feature list. Requests not listed are answered by the embedded default
 // with ENOSYS, and Linux then does without:
 // copy_file_range(2) becomes reads and writes, access(2) is checked by the
-// kernel, O_TMPFILE and ioctl(2) are refused.
+// kernel, ioctl(2) is refused.
 var _ interface {
 	gofuse.RawFileSystem
 
@@ -40,6 +40,7 @@ type nameOps interface {
 
 type fileOps interface {
 	Create(cancel <-chan struct{}, input *gofuse.CreateIn, name string, out *gofuse.CreateOut) gofuse.Status
+	Tmpfile(cancel <-chan struct{}, input *gofuse.CreateIn, out *gofuse.CreateOut) gofuse.Status
 	Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status
 	Read(cancel <-chan struct{}, input *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status)
 	Write(cancel <-chan struct{}, input *gofuse.WriteIn, data []byte) (uint32, gofuse.Status)

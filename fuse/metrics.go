@@ -42,13 +42,14 @@ const (
 	opGetLk
 	opSetLk
 	opSetLkw
+	opTmpfile
 	opCount
 )
 
 var opNames = [opCount]string{
 	"lookup", "getattr", "setattr", "readlink", "symlink", "mknod", "mkdir", "unlink", "rmdir", "rename", "link",
 	"open", "create", "read", "write", "flush", "fsync", "opendir", "readdir", "readdirplus",
-	"fsyncdir", "statfs", "statx", "getxattr", "setxattr", "listxattr", "removexattr", "getlk", "setlk", "setlkw",
+	"fsyncdir", "statfs", "statx", "getxattr", "setxattr", "listxattr", "removexattr", "getlk", "setlk", "setlkw", "tmpfile",
 }
 
 // opMetrics counts the requests of one kind.

@@ -2,11 +2,11 @@ package fuse
 
 import gofuse "github.com/hanwen/go-fuse/v2/fuse"
 
-// Mknod makes a regular or special file. The mode comes with the umask applied.
+// Mknod makes a regular or special file.
 func (fs *fileSystem) Mknod(cancel <-chan struct{}, input *gofuse.MknodIn, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	r := fs.begin(opMknod, cancel, &input.InHeader)
 	defer r.end(&status)
-	attr, err := fs.client.Mknod(r, cred(&input.InHeader), fs.ino(input.NodeId), name, input.Mode, input.Rdev)
+	attr, err := fs.client.Mknod(r, maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Rdev)
 	if err != nil {
 		return r.status(err)
 	}

@@ -31,7 +31,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, name string, out *gofuse.CreateOut) (status gofuse.Status) {
 	r := fs.begin(opCreate, cancel, &input.InHeader)
 	defer r.end(&status)
-	f, attr, err := fs.client.Create(r, cred(&input.InHeader), fs.ino(input.NodeId), name, input.Mode, input.Flags)
+	f, attr, err := fs.client.Create(r, maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Flags)
 	if err != nil {
 		return r.status(err)
 	}

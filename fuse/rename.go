@@ -6,12 +6,11 @@ import (
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// Rename is rename(2) and renameat2(2). RENAME_WHITEOUT, which only a union
-// file system needs, is refused as by any file system that does not know it.
+// Rename is rename(2) and renameat2(2).
 func (fs *fileSystem) Rename(cancel <-chan struct{}, input *gofuse.RenameIn, name, newName string) (status gofuse.Status) {
 	r := fs.begin(opRename, cancel, &input.InHeader)
 	defer r.end(&status)
-	if input.Flags&^(dfs.RenameNoReplace|dfs.RenameExchange) != 0 {
+	if input.Flags&^(dfs.RenameNoReplace|dfs.RenameExchange|dfs.RenameWhiteout) != 0 {
 		return gofuse.EINVAL
 	}
 	return r.status(fs.client.Rename(r, cred(&input.InHeader), fs.ino(input.NodeId), name, fs.ino(input.Newdir), newName, input.Flags))

@@ -130,6 +130,14 @@ func cred(h *gofuse.InHeader) dfs.Cred {
 	return dfs.Cred{UID: h.Uid, GID: h.Gid, Checked: true}
 }
 
+// maker is cred for what makes an inode: the kernel leaves the umask to us, since a
+// default ACL takes its place (FUSE_DONT_MASK).
+func maker(h *gofuse.InHeader, umask uint32) dfs.Cred {
+	c := cred(h)
+	c.Umask = umask
+	return c
+}
+
 type signalEffect int
 
 const (

@@ -1,37 +1,26 @@
 package fuse
 
 import (
-	"strings"
-
 	"dfs"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// Attributes that change what the kernel permits. We do not carry out access
-// control lists and file capabilities, so we must not seem to hold them: setting
-// one is refused, as by a file system without them, and the question, which the
-// kernel asks at each first write and ls(1) for each file, needs no master.
-const (
-	xattrCapability = "security.capability"
-	xattrACL        = "system."
-)
-
-func unsupported(name string) bool {
-	return name == xattrCapability || strings.HasPrefix(name, xattrACL)
-}
+// isACL reports whether the kernel carries out what the attribute says, and caches it.
+func isACL(name string) bool { return name == dfs.XattrAccessACL || name == dfs.XattrDefaultACL }
 
 // GetXAttr reads an extended attribute; an empty buffer asks for the size.
 func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, header *gofuse.InHeader, name string, dest []byte) (size uint32, status gofuse.Status) {
 	r := fs.begin(opGetXattr, cancel, header)
 	defer r.end(&status)
-	if name == xattrCapability {
-		return 0, gofuse.ENODATA
+	ino := fs.ino(header.NodeId)
+	value, kept, err := fs.client.GetXattrKept(r, cred(header), ino, name)
+	if isACL(name) && !kept {
+		// The kernel would keep the list until the attributes are invalidated, which
+		// nobody does without a lease: an invalidation that overtakes the answer makes it
+		// discard what it learns.
+		fs.kernel.server.InodeNotify(header.NodeId, attributesOnly, 0)
 	}
-	if unsupported(name) {
-		return 0, gofuse.Status(dfs.EOPNOTSUPP)
-	}
-	value, err := fs.client.GetXattr(r, cred(header), fs.ino(header.NodeId), name)
 	if err != nil {
 		return 0, r.status(err)
 	}
@@ -66,22 +55,17 @@ func fitXattr(dest, value []byte) (uint32, gofuse.Status) {
 func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, input *gofuse.SetXAttrIn, name string, data []byte) (status gofuse.Status) {
 	r := fs.begin(opSetXattr, cancel, &input.InHeader)
 	defer r.end(&status)
-	if unsupported(name) {
-		return gofuse.Status(dfs.EOPNOTSUPP)
+	flags := input.Flags
+	if isACL(name) && input.SetXAttrFlags&gofuse.SETXATTR_ACL_KILL_SGID != 0 {
+		flags |= dfs.XattrKillSetgid
 	}
 	value := append([]byte(nil), data...) // data is go-fuse's
-	return r.status(fs.client.SetXattr(r, cred(&input.InHeader), fs.ino(input.NodeId), name, value, input.Flags))
+	return r.status(fs.client.SetXattr(r, cred(&input.InHeader), fs.ino(input.NodeId), name, value, flags))
 }
 
 // RemoveXAttr removes an extended attribute.
 func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, header *gofuse.InHeader, name string) (status gofuse.Status) {
 	r := fs.begin(opRemoveXattr, cancel, header)
 	defer r.end(&status)
-	if name == xattrCapability {
-		return gofuse.ENODATA
-	}
-	if unsupported(name) {
-		return gofuse.Status(dfs.EOPNOTSUPP)
-	}
 	return r.status(fs.client.RemoveXattr(r, cred(header), fs.ino(header.NodeId), name))
 }

@@ -40,7 +40,8 @@ type facts struct {
 	names, entries, sub uint64
 	alloc, end          uint64 // by its extents
 	xattrs              uint64
-	reached             bool // a walk up from here ends at the root
+	flags               uint32 // that its xattrs call for
+	reached             bool   // a walk up from here ends at the root
 }
 
 type checker struct {
@@ -251,6 +252,7 @@ func (c *checker) readXattrs() {
 			c.ino(ino, "has xattr %q and no row", k[9:])
 		} else {
 			f.xattrs += uint64(len(k) - 9 + 1)
+			f.flags |= xattrFlag(string(k[9:]))
 		}
 		return nil
 	})
@@ -307,6 +309,13 @@ func (c *checker) judgeInode(f *facts) {
 	}
 	if f.end > in.Size && !in.IsDir() {
 		c.ino(in.Ino, "size is %d, extents end at %d", in.Size, f.end)
+	}
+	const flags = dfs.FlagAccessACL | dfs.FlagDefaultACL | dfs.FlagCapability
+	if in.Flags&flags != f.flags && !f.orphan {
+		c.ino(in.Ino, "flags are %x, its xattrs want %x", in.Flags, f.flags)
+	}
+	if in.Flags&dfs.FlagTmpfile != 0 && !f.orphan {
+		c.ino(in.Ino, "has a name, and says that it was never given one")
 	}
 	if uint64(in.XattrBytes) != f.xattrs && !f.orphan { // a reap may have stopped between them
 		c.ino(in.Ino, "says %d bytes of xattr names, has %d", in.XattrBytes, f.xattrs)

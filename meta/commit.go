@@ -193,6 +193,10 @@ func (tx *tx) commitFile(f *FileCommit, in *inode) error {
 			return fmt.Errorf("inode %d: %w", in.Ino, err)
 		}
 	}
+	// As any write: who changes a program must not hand on what it may do.
+	if err := tx.dropXattr(in, dfs.XattrCapability); err != nil {
+		return err
+	}
 	in.Size = max(in.Size, f.SizeMin)
 	if f.Mtime != (dfs.Time{}) {
 		in.Mtime = f.Mtime

@@ -6,6 +6,9 @@ func (o *Create) apply(tx *tx) (Reply, error) {
 	if err := tx.needSession(); err != nil {
 		return Reply{}, err
 	}
+	if o.Tmpfile {
+		return o.tmpfile(tx)
+	}
 	mode, err := o.check()
 	if err != nil {
 		return Reply{}, err
@@ -35,14 +38,12 @@ func (o *Create) apply(tx *tx) (Reply, error) {
 	if isDir && parent.Nlink >= dfs.LinkMax {
 		return Reply{}, dfs.EMLINK
 	}
-	if err := o.checkIno(tx); err != nil {
+	if err := tx.checkIno(o.Ino); err != nil {
 		return Reply{}, err
 	}
 
-	in := &inode{Attr: dfs.Attr{
-		Ino: o.Ino, Mode: mode, Nlink: 1, UID: cred.UID, GID: cred.GID, Rdev: o.Rdev, Layout: parent.Layout,
-		Atime: tx.c.Time, Mtime: tx.c.Time, Btime: tx.c.Time,
-	}}
+	in := tx.newInode(o.Ino, mode)
+	in.Rdev, in.Layout = o.Rdev, parent.Layout
 	switch {
 	case isDir:
 		in.Nlink, in.parent = 2, parent.Ino
@@ -50,9 +51,10 @@ func (o *Create) apply(tx *tx) (Reply, error) {
 		in.target, in.Size = o.Target, uint64(len(o.Target))
 	}
 	inheritGroup(in, parent, cred)
-	tx.keep(in)
-	tx.change(in)
-	tx.counts.files++
+	if err := tx.inheritACL(in, parent, o.Umask); err != nil {
+		return Reply{}, err
+	}
+	tx.born(in)
 	if err := tx.addName(b, o.Name, in); err != nil {
 		return Reply{}, err
 	}
@@ -111,16 +113,62 @@ func (o *Create) existing(tx *tx, e dentry) (Reply, error) {
 	return rep, nil
 }
 
+// tmpfile is open(O_TMPFILE).
+func (o *Create) tmpfile(tx *tx) (Reply, error) {
+	if t := o.Mode & dfs.TypeMask; o.Name != "" || o.Target != "" || t != 0 && t != dfs.TypeFile {
+		return Reply{}, dfs.EINVAL
+	}
+	parent, err := tx.dir(o.Parent)
+	if err != nil {
+		return Reply{}, err
+	}
+	if err := tx.v.may(parent, &tx.c.Cred, mayWrite|mayExec); err != nil {
+		return Reply{}, err
+	}
+	if parent.Nlink == 0 {
+		return Reply{}, dfs.ENOENT
+	}
+	if err := tx.checkIno(o.Ino); err != nil {
+		return Reply{}, err
+	}
+	in := tx.newInode(o.Ino, dfs.TypeFile|o.Mode&modePerm)
+	in.Layout, in.Nlink = parent.Layout, 0
+	if !o.Excl {
+		in.Flags |= dfs.FlagTmpfile
+	}
+	inheritGroup(in, parent, &tx.c.Cred)
+	if err := tx.inheritACL(in, parent, o.Umask); err != nil {
+		return Reply{}, err
+	}
+	tx.born(in)
+	return tx.attr(in), tx.orphan(in.Ino)
+}
+
+// newInode is an inode of the caller with one name.
+func (tx *tx) newInode(ino dfs.Ino, mode uint32) *inode {
+	return &inode{Attr: dfs.Attr{
+		Ino: ino, Mode: mode, Nlink: 1, UID: tx.c.Cred.UID, GID: tx.c.Cred.GID,
+		Atime: tx.c.Time, Mtime: tx.c.Time, Btime: tx.c.Time,
+	}}
+}
+
+// born adds a new inode to those that flush writes.
+func (tx *tx) born(in *inode) {
+	tx.keep(in)
+	tx.change(in)
+	tx.counts.files++
+}
+
 // checkIno refuses a number that the session was not given or that is in use.
-func (o *Create) checkIno(tx *tx) error {
+func (tx *tx) checkIno(ino dfs.Ino) error {
 	granted := false
 	for _, r := range tx.tally.inodes {
-		granted = granted || r.Contains(uint64(o.Ino))
+		granted = granted || r.Contains(uint64(ino))
 	}
 	if !granted {
 		return dfs.EINVAL
 	}
-	in, err := tx.inode(o.Ino)
+	in, err := tx.inode(ino)
 	if err == nil && in != nil {
 		err = dfs.EINVAL
 	}

@@ -31,7 +31,7 @@ func (b *bucket) find(name string) int {
 // search finds a name in a folder that the caller may search. In a folder that
 // was removed, while somebody still has it open, there is none and will be none.
 func (tx *tx) search(dir *inode, name string) (b *bucket, i int, err error) {
-	if err := dir.may(&tx.c.Cred, mayExec); err != nil {
+	if err := tx.v.may(dir, &tx.c.Cred, mayExec); err != nil {
 		return nil, -1, err
 	}
 	if dir.Nlink == 0 {
@@ -49,7 +49,7 @@ func (tx *tx) search(dir *inode, name string) (b *bucket, i int, err error) {
 
 // mayAdd checks whether the caller may add a name to the folder.
 func (tx *tx) mayAdd(dir *inode, b *bucket) error {
-	if err := dir.may(&tx.c.Cred, mayWrite|mayExec); err != nil {
+	if err := tx.v.may(dir, &tx.c.Cred, mayWrite|mayExec); err != nil {
 		return err
 	}
 	if len(b.list) > slotMax {

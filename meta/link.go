@@ -35,10 +35,15 @@ func (o *Link) apply(tx *tx) (Reply, error) {
 	switch {
 	case in.IsDir():
 		return Reply{}, dfs.EPERM
-	case in.Nlink == 0:
+	case in.Nlink == 0 && in.Flags&dfs.FlagTmpfile == 0:
 		return Reply{}, dfs.ENOENT // the last name is gone; it never comes back
 	case in.Nlink >= dfs.LinkMax:
 		return Reply{}, dfs.EMLINK
+	}
+	if in.Nlink == 0 {
+		if err := tx.adopt(in); err != nil {
+			return Reply{}, err
+		}
 	}
 	in.Nlink++
 	tx.change(in)

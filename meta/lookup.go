@@ -26,7 +26,7 @@ func (v View) lookup(cred *dfs.Cred, parent dfs.Ino, name string) (*inode, error
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	if err := dir.may(cred, mayExec); err != nil {
+	if err := v.may(dir, cred, mayExec); err != nil {
 		return nil, err
 	}
 	switch {

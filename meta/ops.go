@@ -21,15 +21,19 @@ type Op interface {
 	apply(tx *tx) (Reply, error)
 }
 
-// Create makes an inode of any type: mkdir, mknod, symlink, open(O_CREAT).
+// Create makes an inode of any type: mkdir, mknod, symlink, open(O_CREAT), open(O_TMPFILE).
 type Create struct {
 	Parent dfs.Ino
 	Name   string
 	Ino    dfs.Ino // from the session's range, never used before
-	Mode   uint32  // type and permission bits, umask already applied; type 0 is a regular file
+	Mode   uint32  // type and permission bits; type 0 is a regular file
+	Umask  uint32  // taken from Mode, unless the folder has a default ACL
 	Rdev   uint32
 	Target string // of a symlink
 	Excl   bool   // EEXIST when the name exists; else what is there is answered with Existed
+	// Tmpfile makes a regular file without a name, an orphan that lives while somebody
+	// has it open. Link may give it its first name, unless Excl.
+	Tmpfile bool
 }
 
 // Link gives an inode one more name.
@@ -57,7 +61,8 @@ type Rename struct {
 	Name      string
 	NewParent dfs.Ino
 	NewName   string
-	Flags     uint32 // dfs.RenameNoReplace, dfs.RenameExchange
+	Flags     uint32  // dfs.RenameNoReplace, dfs.RenameExchange, dfs.RenameWhiteout
+	Whiteout  dfs.Ino // with dfs.RenameWhiteout: from the session's range, never used before
 }
 
 // SetAttr is chmod, chown, truncate and utimensat: what is nil stays as it is.

@@ -55,6 +55,7 @@ func TestAgreesWithModel(t *testing.T) {
 			"create":      o.create,
 			"create2":     o.create,
 			"create3":     o.create,
+			"tmpfile":     o.tmpfile,
 			"link":        o.link,
 			"unlink":      o.unlink,
 			"rmdir":       o.rmdir,
@@ -65,6 +66,7 @@ func TestAgreesWithModel(t *testing.T) {
 			"truncate":    o.truncate,
 			"utimens":     o.utimens,
 			"setxattr":    o.setXattr,
+			"setacl":      o.setACL,
 			"removexattr": o.removeXattr,
 			"getxattr":    o.getXattr,
 			"commit":      o.commit,
@@ -92,7 +94,7 @@ var (
 		dfs.TypeFile, dfs.TypeFile, dfs.TypeDir, dfs.TypeDir, dfs.TypeDir, dfs.TypeLink, dfs.TypeFIFO, dfs.TypeChar, dfs.TypeBlock, 0, 0o030000,
 	})
 	drawXattr = rapid.SampledFrom([]string{
-		"user.a", "user.b", "user.", "trusted.t", "security.s", "system.posix_acl_access", "nonsense", "", "user." + strings.Repeat("n", 251),
+		"user.a", "user.b", "user.", "trusted.t", "security.s", "system.other", dfs.XattrAccessACL, dfs.XattrDefaultACL, "nonsense", "", "user." + strings.Repeat("n", 251),
 	})
 )
 
@@ -186,13 +188,14 @@ func (o *oracle) create(rt *rapid.T) {
 	e := model.Entry{
 		Parent: o.folder(rt, "parent"), Name: drawName.Draw(rt, "name"), Ino: ino,
 		Mode: drawType.Draw(rt, "type") | drawMode.Draw(rt, "mode"), Excl: rapid.Bool().Draw(rt, "excl"),
+		Umask: rapid.SampledFrom([]uint32{0, 0o022, 0o077}).Draw(rt, "umask"),
 	}
 	if k := e.Mode & dfs.TypeMask; k == dfs.TypeLink || rapid.IntRange(0, 19).Draw(rt, "odd target") == 0 {
 		e.Target = rapid.SampledFrom([]string{"a", "/b/c", "", strings.Repeat("t", 4095), strings.Repeat("t", 4096)}).Draw(rt, "target")
 	} else if k == dfs.TypeBlock || k == dfs.TypeChar {
 		e.Rdev = rapid.Uint32Range(0, 1).Draw(rt, "rdev")
 	}
-	rep := o.run(rt, &Create{Parent: e.Parent, Name: e.Name, Ino: e.Ino, Mode: e.Mode, Rdev: e.Rdev, Target: e.Target, Excl: e.Excl})
+	rep := o.run(rt, &Create{Parent: e.Parent, Name: e.Name, Ino: e.Ino, Mode: e.Mode, Rdev: e.Rdev, Target: e.Target, Excl: e.Excl, Umask: e.Umask})
 	n, existed, errno := o.model.Create(e)
 	o.verdict("create", rep, n, errno)
 	if rep.Existed != existed {
@@ -201,6 +204,50 @@ func (o *oracle) create(rt *rapid.T) {
 	if errno == dfs.OK && !existed && ino == o.fresh {
 		o.fresh++
 	}
+}
+
+func (o *oracle) tmpfile(rt *rapid.T) {
+	e := model.Entry{
+		Parent: o.folder(rt, "parent"), Ino: o.fresh, Mode: drawMode.Draw(rt, "mode"), Excl: rapid.IntRange(0, 3).Draw(rt, "excl") == 0,
+		Umask: rapid.SampledFrom([]uint32{0, 0o022, 0o077}).Draw(rt, "umask"),
+	}
+	rep := o.run(rt, &Create{Parent: e.Parent, Ino: e.Ino, Mode: e.Mode, Excl: e.Excl, Umask: e.Umask, Tmpfile: true})
+	n, errno := o.model.Tmpfile(e)
+	o.verdict("tmpfile", rep, n, errno)
+	if errno == dfs.OK {
+		o.fresh++
+	}
+}
+
+// setACL sets lists of which most are sound.
+func (o *oracle) setACL(rt *rapid.T) {
+	perm := func(label string) uint16 { return rapid.SampledFrom([]uint16{0, 1, 3, 4, 5, 6, 7, 7}).Draw(rt, label) }
+	list := acl{{aclOwner, perm("owner"), 0}}
+	if rapid.Bool().Draw(rt, "user?") {
+		list = append(list, aclEntry{aclUser, perm("user"), drawUID.Draw(rt, "uid")})
+	}
+	list = append(list, aclEntry{aclGroup0, perm("group"), 0})
+	if rapid.Bool().Draw(rt, "other group?") {
+		list = append(list, aclEntry{aclGroup, perm("other group"), drawGID.Draw(rt, "gid")})
+	}
+	if len(list) > 2 || rapid.Bool().Draw(rt, "mask?") {
+		list = append(list, aclEntry{aclMask, perm("mask"), 0})
+	}
+	list = append(list, aclEntry{aclOther, perm("others"), 0})
+	if rapid.IntRange(0, 9).Draw(rt, "odd list") == 0 {
+		i := rapid.IntRange(0, len(list)-1).Draw(rt, "without")
+		list = append(list[:i:i], list[i+1:]...)
+	}
+	op := &SetXattr{
+		Ino: o.ino(rt, "ino"), Name: rapid.SampledFrom([]string{dfs.XattrAccessACL, dfs.XattrDefaultACL}).Draw(rt, "name"), Value: list.encode(),
+		Flags: rapid.SampledFrom([]uint32{0, 0, 0, 1, 2, dfs.XattrKillSetgid}).Draw(rt, "flags"),
+	}
+	if rapid.IntRange(0, 19).Draw(rt, "odd bytes") == 0 {
+		op.Value = op.Value[:rapid.IntRange(0, len(op.Value)).Draw(rt, "bytes")]
+	}
+	rep := o.run(rt, op)
+	n, errno := o.model.SetXattr(op.Ino, op.Name, string(op.Value), op.Flags)
+	o.verdict("setxattr", rep, n, errno)
 }
 
 func (o *oracle) link(rt *rapid.T) {
@@ -225,11 +272,15 @@ func (o *oracle) rmdir(rt *rapid.T) {
 func (o *oracle) rename(rt *rapid.T) {
 	op := &Rename{
 		Parent: o.folder(rt, "parent"), Name: drawName.Draw(rt, "name"), NewParent: o.folder(rt, "new parent"), NewName: drawName.Draw(rt, "new name"),
-		Flags: rapid.SampledFrom([]uint32{0, 0, 0, 1, 2, 2, 3, 4}).Draw(rt, "flags"),
+		Flags:    rapid.SampledFrom([]uint32{0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 8}).Draw(rt, "flags"),
+		Whiteout: o.fresh,
 	}
 	rep := o.run(rt, op)
-	n, errno := o.model.Rename(op.Parent, op.Name, op.NewParent, op.NewName, op.Flags)
+	n, errno := o.model.Rename(op.Parent, op.Name, op.NewParent, op.NewName, op.Flags, op.Whiteout)
 	o.verdict("rename", rep, n, errno)
+	if o.model.Nodes[o.fresh] != nil {
+		o.fresh++
+	}
 }
 
 func (o *oracle) chmod(rt *rapid.T) {

@@ -31,9 +31,9 @@ func inGroup(cred *dfs.Cred, gid uint32) bool {
 // CAP_CHOWN and CAP_FSETID: in dfs that is user 0.
 func root(cred *dfs.Cred) bool { return cred.UID == 0 }
 
-// may checks the permission bits as Linux's generic_permission does: exactly one
-// class counts, and root still needs one x bit to execute what is no folder.
-func (in *inode) may(cred *dfs.Cred, mask uint32) error {
+// may checks the permission bits and the access ACL as Linux's generic_permission does:
+// exactly one class counts, and root still needs one x bit to execute what is no folder.
+func (v View) may(in *inode, cred *dfs.Cred, mask uint32) error {
 	if cred.Checked {
 		return nil
 	}
@@ -42,6 +42,19 @@ func (in *inode) may(cred *dfs.Cred, mask uint32) error {
 			return dfs.EACCES
 		}
 		return nil
+	}
+	// Linux does not look at a list whose mask allows nothing.
+	if in.Flags&dfs.FlagAccessACL != 0 && in.Mode&0o070 != 0 {
+		list, err := v.acl(in, dfs.XattrAccessACL)
+		if err != nil {
+			return err
+		}
+		if list != nil {
+			if !list.permits(in, cred, uint16(mask)) {
+				return dfs.EACCES
+			}
+			return nil
+		}
 	}
 	bits := in.Mode
 	switch {
@@ -63,8 +76,8 @@ func (in *inode) owns(cred *dfs.Cred) bool {
 
 // mayRemove checks whether the caller may take a name of victim out of dir, as
 // Linux's may_delete does before it looks at the types.
-func mayRemove(cred *dfs.Cred, dir, victim *inode) error {
-	if err := dir.may(cred, mayWrite|mayExec); err != nil {
+func (v View) mayRemove(cred *dfs.Cred, dir, victim *inode) error {
+	if err := v.may(dir, cred, mayWrite|mayExec); err != nil {
 		return err
 	}
 	if dir.Mode&modeSticky != 0 && !victim.owns(cred) && !dir.owns(cred) {

@@ -27,7 +27,7 @@ func (v View) ReadDir(cred dfs.Cred, ino dfs.Ino, cookie uint64, limit int, plus
 	if !dir.IsDir() {
 		return Listing{}, dfs.ENOTDIR
 	}
-	if err := dir.may(&cred, mayRead); err != nil {
+	if err := v.may(dir, &cred, mayRead); err != nil {
 		return Listing{}, err
 	}
 	l := Listing{End: true, Parent: dir.parent}

@@ -50,8 +50,8 @@ func (o *Rename) apply(tx *tx) (Reply, error) {
 }
 
 func (r *renaming) names() error {
-	const known = dfs.RenameNoReplace | dfs.RenameExchange
-	if r.Flags&^known != 0 || r.Flags == known {
+	const known = dfs.RenameNoReplace | dfs.RenameExchange | dfs.RenameWhiteout
+	if r.Flags&^known != 0 || r.Flags&dfs.RenameExchange != 0 && r.Flags != dfs.RenameExchange {
 		return dfs.EINVAL
 	}
 	for _, name := range [...]string{r.Name, r.NewName} {
@@ -160,7 +160,7 @@ func (tx *tx) isAbove(top, dir *inode) (bool, error) {
 // allowed checks permissions, types and limits.
 func (r *renaming) allowed() error {
 	cred, exchange := &r.tx.c.Cred, r.Flags&dfs.RenameExchange != 0
-	if err := mayRemove(cred, r.from, r.source); err != nil {
+	if err := r.tx.v.mayRemove(cred, r.from, r.source); err != nil {
 		return err
 	}
 	if r.target == nil {
@@ -172,7 +172,7 @@ func (r *renaming) allowed() error {
 			return err
 		}
 	} else {
-		if err := mayRemove(cred, r.to, r.target); err != nil {
+		if err := r.tx.v.mayRemove(cred, r.to, r.target); err != nil {
 			return err
 		}
 		switch {
@@ -186,12 +186,12 @@ func (r *renaming) allowed() error {
 	if r.from != r.to {
 		// A folder that moves gets another "..", which is a write to it.
 		if r.source.IsDir() {
-			if err := r.source.may(cred, mayWrite); err != nil {
+			if err := r.tx.v.may(r.source, cred, mayWrite); err != nil {
 				return err
 			}
 		}
 		if exchange && r.target.IsDir() {
-			if err := r.target.may(cred, mayWrite); err != nil {
+			if err := r.tx.v.may(r.target, cred, mayWrite); err != nil {
 				return err
 			}
 		}
@@ -202,6 +202,12 @@ func (r *renaming) allowed() error {
 	}
 	if !exchange && r.target != nil && r.target.IsDir() && r.target.Size > 0 {
 		return dfs.ENOTEMPTY
+	}
+	if r.Flags&dfs.RenameWhiteout != 0 {
+		if err := r.tx.needSession(); err != nil {
+			return err
+		}
+		return r.tx.checkIno(r.Whiteout)
 	}
 	return nil
 }
@@ -237,13 +243,30 @@ func (r *renaming) replace() error {
 	if b, err = tx.v.bucket(r.from.Ino, r.Name); err != nil {
 		return err
 	}
-	if err := tx.removeName(b, b.find(r.Name)); err != nil {
+	left := 0
+	if r.Flags&dfs.RenameWhiteout != 0 {
+		err = tx.setName(b, b.find(r.Name), r.whiteout())
+	} else {
+		err = tx.removeName(b, b.find(r.Name))
+		left = -1
+	}
+	if err != nil {
 		return err
 	}
-	tx.changeDir(r.from, -1, -dirs)
+	tx.changeDir(r.from, left, -dirs)
 	tx.changeDir(r.to, entries, dirs-gone)
 	r.moved(r.source, r.to)
 	return nil
+}
+
+// whiteout makes what stays at the old name: character device 0,0, by which a union
+// file system says that there is nothing.
+func (r *renaming) whiteout() *inode {
+	in := r.tx.newInode(r.Whiteout, dfs.TypeChar)
+	in.Layout = r.from.Layout
+	inheritGroup(in, r.from, &r.tx.c.Cred)
+	r.tx.born(in)
+	return in
 }
 
 // exchange swaps source and target.

@@ -9,13 +9,23 @@ func (o *SetAttr) apply(tx *tx) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	if err := o.check(in, &tx.c.Cred); err != nil {
+	if err := o.check(tx.v, in, &tx.c.Cred); err != nil {
 		return Reply{}, err
 	}
 	if !o.changes() {
 		return tx.attr(in), nil
 	}
 	o.setOwner(in, &tx.c.Cred)
+	if o.Mode != nil {
+		if err := tx.chmodACL(in); err != nil {
+			return Reply{}, err
+		}
+	}
+	if o.KillSuid || o.UID != nil || o.GID != nil || o.Size != nil {
+		if err := tx.dropXattr(in, dfs.XattrCapability); err != nil {
+			return Reply{}, err
+		}
+	}
 	if o.Size != nil {
 		if err := tx.truncate(in, *o.Size); err != nil {
 			return Reply{}, err
@@ -32,7 +42,7 @@ func (o *SetAttr) changes() bool {
 		o.Atime != nil || o.Mtime != nil || o.AtimeNow || o.MtimeNow || o.KillSuid
 }
 
-func (o *SetAttr) check(in *inode, cred *dfs.Cred) error {
+func (o *SetAttr) check(v View, in *inode, cred *dfs.Cred) error {
 	if o.Size != nil {
 		switch {
 		case in.IsDir():
@@ -43,7 +53,7 @@ func (o *SetAttr) check(in *inode, cred *dfs.Cred) error {
 			return dfs.EFBIG
 		}
 		if !o.Handle {
-			if err := in.may(cred, mayWrite); err != nil {
+			if err := v.may(in, cred, mayWrite); err != nil {
 				return err
 			}
 		}
@@ -68,17 +78,17 @@ func (o *SetAttr) check(in *inode, cred *dfs.Cred) error {
 	if o.Mode != nil && !in.owns(cred) {
 		return dfs.EPERM
 	}
-	return o.checkTimes(in, cred)
+	return o.checkTimes(v, in, cred)
 }
 
 // checkTimes: both times to now needs what a write needs, anything else the owner.
-func (o *SetAttr) checkTimes(in *inode, cred *dfs.Cred) error {
+func (o *SetAttr) checkTimes(v View, in *inode, cred *dfs.Cred) error {
 	atime, mtime := o.AtimeNow || o.Atime != nil, o.MtimeNow || o.Mtime != nil
 	switch {
 	case !atime && !mtime || in.owns(cred):
 		return nil
 	case o.AtimeNow && o.MtimeNow:
-		return in.may(cred, mayWrite)
+		return v.may(in, cred, mayWrite)
 	}
 	return dfs.EPERM
 }

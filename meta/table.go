@@ -143,6 +143,13 @@ func (tx *tx) orphan(ino dfs.Ino) error {
 	return tx.t.Set(key1(kindOrphan, uint64(ino)), markerRow)
 }
 
+// adopt makes a file that was made without a name an orphan no more.
+func (tx *tx) adopt(in *inode) error {
+	in.Flags &^= dfs.FlagTmpfile
+	tx.counts.orphans--
+	return tx.t.Delete(key1(kindOrphan, uint64(in.Ino)))
+}
+
 // chunk reads a chunk's record, nil when there is none.
 func (tx *tx) chunk(id dfs.ChunkID) (*chunk, error) {
 	if c := tx.chunks[id]; c != nil {

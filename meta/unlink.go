@@ -47,7 +47,7 @@ func (tx *tx) victim(parent dfs.Ino, name string) (victim, error) {
 	if v.in, err = tx.entryInode(v.b.list[v.i]); err != nil {
 		return victim{}, err
 	}
-	return v, mayRemove(&tx.c.Cred, dir, v.in)
+	return v, tx.v.mayRemove(&tx.c.Cred, dir, v.in)
 }
 
 // remove takes the name away.

@@ -75,7 +75,7 @@ func (v View) Access(cred dfs.Cred, ino dfs.Ino, mask uint32) error {
 	if err != nil {
 		return err
 	}
-	return in.may(&cred, mask)
+	return v.may(in, &cred, mask)
 }
 
 // Extents lists the extents of a file in order of offset, from the first that

@@ -9,7 +9,7 @@ import (
 // checkXattr refuses names and, by namespace, inodes and callers, as Linux's
 // xattr_permission does. What must not be written is EPERM, what must not be
 // seen looks as if it did not exist.
-func checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
+func (v View) checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
 	if name == "" || len(name) > dfs.XattrNameMax {
 		return dfs.ERANGE
 	}
@@ -34,19 +34,25 @@ func checkXattr(in *inode, cred *dfs.Cred, name string, mask uint32) error {
 			return dfs.EPERM
 		}
 	default:
-		return dfs.EOPNOTSUPP
+		if aclFlag(name) == 0 || in.Type() == dfs.TypeLink {
+			return dfs.EOPNOTSUPP
+		}
+		if mask&mayWrite != 0 && !in.owns(cred) {
+			return dfs.EPERM
+		}
+		return nil
 	}
 	if strings.HasSuffix(name, ".") && strings.Count(name, ".") == 1 || strings.IndexByte(name, 0) >= 0 {
 		return dfs.EINVAL
 	}
 	if strings.HasPrefix(name, dfs.XattrUser) {
-		return in.may(cred, mask)
+		return v.may(in, cred, mask)
 	}
 	return nil
 }
 
 func (o *SetXattr) apply(tx *tx) (Reply, error) {
-	if o.Flags&^(dfs.XattrCreate|dfs.XattrReplace) != 0 {
+	if o.Flags&^(dfs.XattrCreate|dfs.XattrReplace|dfs.XattrKillSetgid) != 0 {
 		return Reply{}, dfs.EINVAL
 	}
 	if len(o.Value) > dfs.XattrMax {
@@ -61,25 +67,73 @@ func (o *SetXattr) apply(tx *tx) (Reply, error) {
 	case !old && o.Flags&dfs.XattrReplace != 0:
 		return Reply{}, dfs.ENODATA
 	}
-	if !old {
-		n := in.XattrBytes + uint32(len(o.Name)) + 1
-		if n > dfs.XattrMax {
-			return Reply{}, dfs.ENOSPC // listxattr(2) could not list them
+	var list acl
+	isACL := aclFlag(o.Name) != 0
+	if isACL {
+		if list, err = o.checkACL(in); err != nil {
+			return Reply{}, err
 		}
-		in.XattrBytes = n
 	}
-	v := append(make([]byte, 0, 1+len(o.Value)), rowVersion)
-	if err := tx.t.Set(xattrKey(o.Ino, o.Name), append(v, o.Value...)); err != nil {
+	if !old && in.XattrBytes+uint32(len(o.Name))+1 > dfs.XattrMax {
+		return Reply{}, dfs.ENOSPC // listxattr(2) could not list them
+	}
+	if isACL {
+		err = o.setACL(tx, in, list)
+	} else {
+		err = tx.putXattr(in, o.Name, o.Value)
+	}
+	if err != nil {
 		return Reply{}, err
 	}
 	tx.change(in)
 	return tx.attr(in), nil
 }
 
+// xattrFlag is the flag of inodes that have an attribute with a meaning; 0 of others.
+func xattrFlag(name string) uint32 {
+	if name == dfs.XattrCapability {
+		return dfs.FlagCapability
+	}
+	return aclFlag(name)
+}
+
+// putXattr sets an extended attribute of an inode that is changed.
+func (tx *tx) putXattr(in *inode, name string, value []byte) error {
+	k := xattrKey(in.Ino, name)
+	old := false
+	if in.XattrBytes > 0 {
+		b, err := tx.t.Get(k)
+		if err != nil {
+			return err
+		}
+		old = b != nil
+	}
+	if !old {
+		in.XattrBytes += uint32(len(name)) + 1
+	}
+	in.Flags |= xattrFlag(name)
+	return tx.t.Set(k, append(append(make([]byte, 0, 1+len(value)), rowVersion), value...))
+}
+
+// dropXattr removes an attribute with a meaning, if it is there, of an inode that is
+// changed.
+func (tx *tx) dropXattr(in *inode, name string) error {
+	flag := xattrFlag(name)
+	if in.Flags&flag == 0 {
+		return nil
+	}
+	in.Flags &^= flag
+	in.XattrBytes -= uint32(len(name)) + 1
+	return tx.t.Delete(xattrKey(in.Ino, name))
+}
+
 func (o *RemoveXattr) apply(tx *tx) (Reply, error) {
 	in, old, err := tx.xattr(o.Ino, o.Name)
 	if err != nil {
 		return Reply{}, err
+	}
+	if !old && aclFlag(o.Name) != 0 {
+		return tx.attr(in), nil // Linux has it so
 	}
 	if !old {
 		return Reply{}, dfs.ENODATA
@@ -88,6 +142,7 @@ func (o *RemoveXattr) apply(tx *tx) (Reply, error) {
 		return Reply{}, err
 	}
 	in.XattrBytes -= uint32(len(o.Name)) + 1
+	in.Flags &^= xattrFlag(o.Name)
 	tx.change(in)
 	return tx.attr(in), nil
 }
@@ -97,7 +152,7 @@ func (tx *tx) xattr(ino dfs.Ino, name string) (in *inode, old bool, err error) {
 	if in, err = tx.stale(ino); err != nil {
 		return nil, false, err
 	}
-	if err := checkXattr(in, &tx.c.Cred, name, mayWrite); err != nil {
+	if err := tx.v.checkXattr(in, &tx.c.Cred, name, mayWrite); err != nil {
 		return nil, false, err
 	}
 	if in.XattrBytes == 0 {
@@ -113,7 +168,7 @@ func (v View) GetXattr(cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := checkXattr(in, &cred, name, mayRead); err != nil {
+	if err := v.checkXattr(in, &cred, name, mayRead); err != nil {
 		return nil, err
 	}
 	if in.XattrBytes == 0 {

@@ -188,6 +188,7 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 	case *meta.Create:
 		p.Op = &logpb.Command_Create{Create: &logpb.Create{
 			Parent: uint64(op.Parent), Name: []byte(op.Name), Ino: uint64(op.Ino), Mode: op.Mode, Rdev: op.Rdev, Target: []byte(op.Target), Excl: op.Excl,
+			Tmpfile: op.Tmpfile, Umask: op.Umask,
 		}}
 	case *meta.Link:
 		p.Op = &logpb.Command_Link{Link: &logpb.Link{Ino: uint64(op.Ino), Parent: uint64(op.Parent), Name: []byte(op.Name)}}
@@ -197,7 +198,7 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_Rmdir{Rmdir: &logpb.Rmdir{Parent: uint64(op.Parent), Name: []byte(op.Name)}}
 	case *meta.Rename:
 		p.Op = &logpb.Command_Rename{Rename: &logpb.Rename{
-			Parent: uint64(op.Parent), Name: []byte(op.Name), NewParent: uint64(op.NewParent), NewName: []byte(op.NewName), Flags: op.Flags,
+			Parent: uint64(op.Parent), Name: []byte(op.Name), NewParent: uint64(op.NewParent), NewName: []byte(op.NewName), Flags: op.Flags, Whiteout: uint64(op.Whiteout),
 		}}
 	case *meta.SetAttr:
 		p.Op = &logpb.Command_SetAttr{SetAttr: setAttrToProto(op)}
@@ -247,7 +248,7 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 	switch op := p.GetOp().(type) {
 	case *logpb.Command_Create:
 		o := op.Create
-		c.Op = &meta.Create{Parent: dfs.Ino(o.Parent), Name: string(o.Name), Ino: dfs.Ino(o.Ino), Mode: o.Mode, Rdev: o.Rdev, Target: string(o.Target), Excl: o.Excl}
+		c.Op = &meta.Create{Parent: dfs.Ino(o.Parent), Name: string(o.Name), Ino: dfs.Ino(o.Ino), Mode: o.Mode, Rdev: o.Rdev, Target: string(o.Target), Excl: o.Excl, Tmpfile: o.Tmpfile, Umask: o.Umask}
 	case *logpb.Command_Link:
 		c.Op = &meta.Link{Ino: dfs.Ino(op.Link.Ino), Parent: dfs.Ino(op.Link.Parent), Name: string(op.Link.Name)}
 	case *logpb.Command_Unlink:
@@ -256,7 +257,7 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.Rmdir{Parent: dfs.Ino(op.Rmdir.Parent), Name: string(op.Rmdir.Name)}
 	case *logpb.Command_Rename:
 		o := op.Rename
-		c.Op = &meta.Rename{Parent: dfs.Ino(o.Parent), Name: string(o.Name), NewParent: dfs.Ino(o.NewParent), NewName: string(o.NewName), Flags: o.Flags}
+		c.Op = &meta.Rename{Parent: dfs.Ino(o.Parent), Name: string(o.Name), NewParent: dfs.Ino(o.NewParent), NewName: string(o.NewName), Flags: o.Flags, Whiteout: dfs.Ino(o.Whiteout)}
 	case *logpb.Command_SetAttr:
 		c.Op = setAttrFromProto(op.SetAttr)
 	case *logpb.Command_SetXattr:

@@ -331,7 +331,7 @@ func operation(m *metapb.Mutation) (meta.Op, error) {
 		if err := bound("symlink target", len(o.Target), targetBytesMax); err != nil {
 			return nil, err
 		}
-		return &meta.Create{Parent: dfs.Ino(o.Parent), Name: name(o.Name), Ino: dfs.Ino(o.Ino), Mode: o.Mode, Rdev: o.Rdev, Target: string(o.Target), Excl: o.Excl}, nil
+		return &meta.Create{Parent: dfs.Ino(o.Parent), Name: name(o.Name), Ino: dfs.Ino(o.Ino), Mode: o.Mode, Rdev: o.Rdev, Target: string(o.Target), Excl: o.Excl, Tmpfile: o.Tmpfile, Umask: o.Umask}, nil
 	case *metapb.Mutation_Link:
 		return &meta.Link{Ino: dfs.Ino(op.Link.Ino), Parent: dfs.Ino(op.Link.Parent), Name: name(op.Link.Name)}, nil
 	case *metapb.Mutation_Unlink:
@@ -340,7 +340,7 @@ func operation(m *metapb.Mutation) (meta.Op, error) {
 		return &meta.Rmdir{Parent: dfs.Ino(op.Rmdir.Parent), Name: name(op.Rmdir.Name)}, nil
 	case *metapb.Mutation_Rename:
 		o := op.Rename
-		return &meta.Rename{Parent: dfs.Ino(o.Parent), Name: name(o.Name), NewParent: dfs.Ino(o.NewParent), NewName: name(o.NewName), Flags: o.Flags}, nil
+		return &meta.Rename{Parent: dfs.Ino(o.Parent), Name: name(o.Name), NewParent: dfs.Ino(o.NewParent), NewName: name(o.NewName), Flags: o.Flags, Whiteout: dfs.Ino(o.Whiteout)}, nil
 	case *metapb.Mutation_SetAttr:
 		return setAttr(op.SetAttr), nil
 	case *metapb.Mutation_SetXattr:

@@ -724,6 +724,8 @@ type Create struct {
 	Rdev          uint32                 `protobuf:"varint,5,opt,name=rdev,proto3" json:"rdev,omitempty"`
 	Target        []byte                 `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`
 	Excl          bool                   `protobuf:"varint,7,opt,name=excl,proto3" json:"excl,omitempty"`
+	Tmpfile       bool                   `protobuf:"varint,8,opt,name=tmpfile,proto3" json:"tmpfile,omitempty"`
+	Umask         uint32                 `protobuf:"varint,9,opt,name=umask,proto3" json:"umask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -805,6 +807,20 @@ func (x *Create) GetExcl() bool {
 		return x.Excl
 	}
 	return false
+}
+
+func (x *Create) GetTmpfile() bool {
+	if x != nil {
+		return x.Tmpfile
+	}
+	return false
+}
+
+func (x *Create) GetUmask() uint32 {
+	if x != nil {
+		return x.Umask
+	}
+	return 0
 }
 
 type Link struct {
@@ -978,6 +994,7 @@ type Rename struct {
 	NewParent     uint64                 `protobuf:"varint,3,opt,name=new_parent,json=newParent,proto3" json:"new_parent,omitempty"`
 	NewName       []byte                 `protobuf:"bytes,4,opt,name=new_name,json=newName,proto3" json:"new_name,omitempty"`
 	Flags         uint32                 `protobuf:"varint,5,opt,name=flags,proto3" json:"flags,omitempty"`
+	Whiteout      uint64                 `protobuf:"varint,6,opt,name=whiteout,proto3" json:"whiteout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1043,6 +1060,13 @@ func (x *Rename) GetNewName() []byte {
 func (x *Rename) GetFlags() uint32 {
 	if x != nil {
 		return x.Flags
+	}
+	return 0
+}
+
+func (x *Rename) GetWhiteout() uint64 {
+	if x != nil {
+		return x.Whiteout
 	}
 	return 0
 }
@@ -2444,7 +2468,7 @@ const file_log_proto_rawDesc = "" +
 	"\rremove_master\x18\x1c \x01(\v2\x18.dfs.log.v1.RemoveMasterH\x00R\fremoveMaster\x120\n" +
 	"\bset_lock\x18\x1d \x01(\v2\x13.dfs.log.v1.SetLockH\x00R\asetLock\x123\n" +
 	"\tput_locks\x18\x1e \x01(\v2\x14.dfs.log.v1.PutLocksH\x00R\bputLocksB\x04\n" +
-	"\x02op\"\x9a\x01\n" +
+	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x10\n" +
@@ -2452,7 +2476,9 @@ const file_log_proto_rawDesc = "" +
 	"\x04mode\x18\x04 \x01(\rR\x04mode\x12\x12\n" +
 	"\x04rdev\x18\x05 \x01(\rR\x04rdev\x12\x16\n" +
 	"\x06target\x18\x06 \x01(\fR\x06target\x12\x12\n" +
-	"\x04excl\x18\a \x01(\bR\x04excl\"D\n" +
+	"\x04excl\x18\a \x01(\bR\x04excl\x12\x18\n" +
+	"\atmpfile\x18\b \x01(\bR\atmpfile\x12\x14\n" +
+	"\x05umask\x18\t \x01(\rR\x05umask\"D\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x12\n" +
@@ -2462,14 +2488,15 @@ const file_log_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"3\n" +
 	"\x05Rmdir\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\fR\x04name\"\x84\x01\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\"\xa0\x01\n" +
 	"\x06Rename\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x1d\n" +
 	"\n" +
 	"new_parent\x18\x03 \x01(\x04R\tnewParent\x12\x19\n" +
 	"\bnew_name\x18\x04 \x01(\fR\anewName\x12\x14\n" +
-	"\x05flags\x18\x05 \x01(\rR\x05flags\"\xdc\x02\n" +
+	"\x05flags\x18\x05 \x01(\rR\x05flags\x12\x1a\n" +
+	"\bwhiteout\x18\x06 \x01(\x04R\bwhiteout\"\xdc\x02\n" +
 	"\aSetAttr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x17\n" +
 	"\x04mode\x18\x02 \x01(\rH\x00R\x04mode\x88\x01\x01\x12\x15\n" +

@@ -1788,11 +1788,13 @@ type Create struct {
 	Parent        uint64                 `protobuf:"varint,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`   // from the session's range
-	Mode          uint32                 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"` // type and permission bits, umask already applied
+	Mode          uint32                 `protobuf:"varint,4,opt,name=mode,proto3" json:"mode,omitempty"` // type and permission bits
 	Rdev          uint32                 `protobuf:"varint,5,opt,name=rdev,proto3" json:"rdev,omitempty"`
-	Target        []byte                 `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"` // of a symlink
-	Excl          bool                   `protobuf:"varint,7,opt,name=excl,proto3" json:"excl,omitempty"`    // EEXIST when the name exists; else an existing regular file is answered
-	Open          bool                   `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`    // register it as open by the session, like Open
+	Target        []byte                 `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`    // of a symlink
+	Excl          bool                   `protobuf:"varint,7,opt,name=excl,proto3" json:"excl,omitempty"`       // EEXIST when the name exists; else an existing regular file is answered
+	Open          bool                   `protobuf:"varint,8,opt,name=open,proto3" json:"open,omitempty"`       // register it as open by the session, like Open
+	Tmpfile       bool                   `protobuf:"varint,9,opt,name=tmpfile,proto3" json:"tmpfile,omitempty"` // a regular file without a name; with excl it never gets one
+	Umask         uint32                 `protobuf:"varint,10,opt,name=umask,proto3" json:"umask,omitempty"`    // taken from mode unless the folder has a default ACL
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1881,6 +1883,20 @@ func (x *Create) GetOpen() bool {
 		return x.Open
 	}
 	return false
+}
+
+func (x *Create) GetTmpfile() bool {
+	if x != nil {
+		return x.Tmpfile
+	}
+	return false
+}
+
+func (x *Create) GetUmask() uint32 {
+	if x != nil {
+		return x.Umask
+	}
+	return 0
 }
 
 type Link struct {
@@ -2054,6 +2070,7 @@ type Rename struct {
 	NewParent     uint64                 `protobuf:"varint,3,opt,name=new_parent,json=newParent,proto3" json:"new_parent,omitempty"`
 	NewName       []byte                 `protobuf:"bytes,4,opt,name=new_name,json=newName,proto3" json:"new_name,omitempty"`
 	Flags         uint32                 `protobuf:"varint,5,opt,name=flags,proto3" json:"flags,omitempty"`
+	Whiteout      uint64                 `protobuf:"varint,6,opt,name=whiteout,proto3" json:"whiteout,omitempty"` // with RENAME_WHITEOUT: its inode, from the session's range
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2119,6 +2136,13 @@ func (x *Rename) GetNewName() []byte {
 func (x *Rename) GetFlags() uint32 {
 	if x != nil {
 		return x.Flags
+	}
+	return 0
+}
+
+func (x *Rename) GetWhiteout() uint64 {
+	if x != nil {
+		return x.Whiteout
 	}
 	return 0
 }
@@ -5606,7 +5630,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06inodes\x18\x04 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06inodes\x12,\n" +
 	"\x06chunks\x18\x05 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06chunks\x12\x14\n" +
 	"\x05token\x18\a \x01(\x04R\x05token\x12\x1b\n" +
-	"\tstale_map\x18\x06 \x01(\bR\bstaleMap\"\xae\x01\n" +
+	"\tstale_map\x18\x06 \x01(\bR\bstaleMap\"\xde\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x10\n" +
@@ -5615,7 +5639,10 @@ const file_meta_proto_rawDesc = "" +
 	"\x04rdev\x18\x05 \x01(\rR\x04rdev\x12\x16\n" +
 	"\x06target\x18\x06 \x01(\fR\x06target\x12\x12\n" +
 	"\x04excl\x18\a \x01(\bR\x04excl\x12\x12\n" +
-	"\x04open\x18\b \x01(\bR\x04open\"D\n" +
+	"\x04open\x18\b \x01(\bR\x04open\x12\x18\n" +
+	"\atmpfile\x18\t \x01(\bR\atmpfile\x12\x14\n" +
+	"\x05umask\x18\n" +
+	" \x01(\rR\x05umask\"D\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06parent\x18\x02 \x01(\x04R\x06parent\x12\x12\n" +
@@ -5625,14 +5652,15 @@ const file_meta_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"3\n" +
 	"\x05Rmdir\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\fR\x04name\"\x84\x01\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\"\xa0\x01\n" +
 	"\x06Rename\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\fR\x04name\x12\x1d\n" +
 	"\n" +
 	"new_parent\x18\x03 \x01(\x04R\tnewParent\x12\x19\n" +
 	"\bnew_name\x18\x04 \x01(\fR\anewName\x12\x14\n" +
-	"\x05flags\x18\x05 \x01(\rR\x05flags\"\xde\x02\n" +
+	"\x05flags\x18\x05 \x01(\rR\x05flags\x12\x1a\n" +
+	"\bwhiteout\x18\x06 \x01(\x04R\bwhiteout\"\xde\x02\n" +
 	"\aSetAttr\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x17\n" +
 	"\x04mode\x18\x02 \x01(\rH\x00R\x04mode\x88\x01\x01\x12\x15\n" +

@@ -18,7 +18,6 @@ func TestPosixSuite(t *testing.T) {
 var notYet = map[string]string{
 	"Fallocate":           "fallocate(2) is refused with EOPNOTSUPP: space cannot be promised without quotas",
 	"FallocateKeepSize":   "as Fallocate",
-	"Tmpfile":             "O_TMPFILE is refused with EOPNOTSUPP",
 	"FcntlFlockLocksFile": "wants a POSIX lock to exclude another descriptor of the same process, which POSIX says it does not; go-fuse leaves it out too",
 }
 

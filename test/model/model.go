@@ -27,6 +27,7 @@ type Node struct {
 	Data                       []Cell           // of a file
 	Target                     string           // of a symlink
 	Xattrs                     map[string]string
+	Unnamed                    bool // made without a name, and may get its first
 }
 
 // FS is the file system. Cred and Now are those of the next call.
@@ -90,6 +91,17 @@ func (fs *FS) Attr(n *Node) dfs.Attr {
 	}
 	for name := range n.Xattrs {
 		a.XattrBytes += uint32(len(name)) + 1
+		switch name {
+		case dfs.XattrAccessACL:
+			a.Flags |= dfs.FlagAccessACL
+		case dfs.XattrDefaultACL:
+			a.Flags |= dfs.FlagDefaultACL
+		case dfs.XattrCapability:
+			a.Flags |= dfs.FlagCapability
+		}
+	}
+	if n.Unnamed {
+		a.Flags |= dfs.FlagTmpfile
 	}
 	if n.is(dfs.TypeDir) {
 		if a.Nlink = 2; fs.dead(n) {
@@ -136,6 +148,9 @@ func (fs *FS) member(gid uint32) bool {
 func (fs *FS) can(n *Node, want uint32) bool {
 	if fs.free() {
 		return true
+	}
+	if list := n.acl(dfs.XattrAccessACL); list != nil && n.Mode&0o070 != 0 {
+		return fs.allows(n, list, want)
 	}
 	switch {
 	case n.UID == fs.Cred.UID:
@@ -206,6 +221,7 @@ type Entry struct {
 	Name       string
 	Ino        dfs.Ino
 	Mode, Rdev uint32
+	Umask      uint32
 	Target     string
 	Excl       bool
 }
@@ -269,18 +285,48 @@ func (fs *FS) Create(q Entry) (node *Node, existed bool, errno dfs.Errno) {
 		n.Mode &^= 0o6000
 		n.Parent = dir
 	}
+	fs.descend(n, dir, q.Umask)
+	dir.Children[q.Name] = n
+	fs.touch(dir)
+	return n, false, dfs.OK
+}
+
+// descend gives a new inode what it has from its folder.
+func (fs *FS) descend(n, dir *Node, umask uint32) {
+	n.Layout = dir.Layout
 	if dir.Mode&0o2000 != 0 {
 		n.GID = dir.GID
 		switch {
-		case kind == dfs.TypeDir:
+		case n.is(dfs.TypeDir):
 			n.Mode |= 0o2000
 		case n.Mode&0o2010 == 0o2010 && !fs.free() && !fs.member(n.GID):
 			n.Mode &^= 0o2000
 		}
 	}
-	dir.Children[q.Name] = n
-	fs.touch(dir)
-	return n, false, dfs.OK
+	n.inherit(dir, umask)
+}
+
+// Tmpfile is open(O_TMPFILE).
+func (fs *FS) Tmpfile(q Entry) (*Node, dfs.Errno) {
+	dir := fs.Nodes[q.Parent]
+	switch {
+	case q.Name != "" || q.Target != "" || q.Mode&dfs.TypeMask != dfs.TypeFile && q.Mode&dfs.TypeMask != 0:
+		return nil, dfs.EINVAL
+	case dir == nil:
+		return nil, dfs.ENOENT
+	case !dir.is(dfs.TypeDir):
+		return nil, dfs.ENOTDIR
+	case !fs.can(dir, w|x):
+		return nil, dfs.EACCES
+	case fs.dead(dir):
+		return nil, dfs.ENOENT
+	case !fs.Granted(q.Ino) || fs.Nodes[q.Ino] != nil:
+		return nil, dfs.EINVAL
+	}
+	n := fs.add(q.Ino, dfs.TypeFile|q.Mode&0o7777)
+	n.Unnamed = !q.Excl
+	fs.descend(n, dir, q.Umask)
+	return n, dfs.OK
 }
 
 // Link is link(2).
@@ -308,9 +354,10 @@ func (fs *FS) Link(ino, parent dfs.Ino, name string) (*Node, dfs.Errno) {
 	switch {
 	case n.is(dfs.TypeDir):
 		return nil, dfs.EPERM
-	case fs.dead(n):
+	case fs.dead(n) && !n.Unnamed:
 		return nil, dfs.ENOENT
 	}
+	n.Unnamed = false
 	dir.Children[name] = n
 	n.Ctime = fs.Now
 	fs.touch(dir)
@@ -381,9 +428,9 @@ func within(dir, n *Node) bool {
 }
 
 // Rename is renameat2(2).
-func (fs *FS) Rename(parent dfs.Ino, name string, newParent dfs.Ino, newName string, flags uint32) (*Node, dfs.Errno) {
+func (fs *FS) Rename(parent dfs.Ino, name string, newParent dfs.Ino, newName string, flags uint32, whiteout dfs.Ino) (*Node, dfs.Errno) {
 	noreplace, exchange := flags&1 != 0, flags&2 != 0
-	if flags > 2 {
+	if flags > 7 || exchange && flags != 2 {
 		return nil, dfs.EINVAL
 	}
 	for _, s := range []string{name, newName} {
@@ -440,8 +487,17 @@ func (fs *FS) Rename(parent dfs.Ino, name string, newParent dfs.Ino, newName str
 	if e := fs.mayRename(from, to, source, target, exchange); e != dfs.OK {
 		return nil, e
 	}
+	if flags&4 != 0 && (!fs.Granted(whiteout) || fs.Nodes[whiteout] != nil) {
+		return nil, dfs.EINVAL
+	}
 	to.Children[newName] = source
-	if exchange {
+	if flags&4 != 0 {
+		from.Children[name] = fs.add(whiteout, dfs.TypeChar)
+		from.Children[name].Layout = from.Layout
+		if from.Mode&0o2000 != 0 {
+			from.Children[name].GID = from.GID
+		}
+	} else if exchange {
 		from.Children[name] = target
 	} else {
 		delete(from.Children, name)
@@ -507,6 +563,10 @@ func (fs *FS) Chmod(ino dfs.Ino, mode uint32) (*Node, dfs.Errno) {
 	n.Mode = n.Mode&dfs.TypeMask | mode&0o7777
 	if !fs.free() && !fs.member(n.GID) {
 		n.Mode &^= 0o2000
+	}
+	if list := n.acl(dfs.XattrAccessACL); list != nil {
+		setBits(list, n.Mode)
+		n.Xattrs[dfs.XattrAccessACL] = writeACL(list)
 	}
 	n.Ctime = fs.Now
 	return n, dfs.OK
@@ -641,6 +701,15 @@ func (fs *FS) xattr(ino dfs.Ino, name string, write bool) (*Node, dfs.Errno) {
 	if write {
 		want = w
 	}
+	if name == dfs.XattrAccessACL || name == dfs.XattrDefaultACL {
+		switch {
+		case n.is(dfs.TypeLink):
+			return nil, dfs.EOPNOTSUPP
+		case write && !fs.owner(n):
+			return nil, dfs.EPERM
+		}
+		return n, dfs.OK
+	}
 	switch {
 	case !strings.Contains(name, ".") || space != "user" && space != "trusted" && space != "security":
 		return nil, dfs.EOPNOTSUPP
@@ -676,7 +745,13 @@ func (fs *FS) SetXattr(ino dfs.Ino, name, value string, flags uint32) (*Node, df
 	case !has && flags&2 != 0:
 		return nil, dfs.ENODATA
 	}
-	n.Xattrs[name] = value
+	if name == dfs.XattrAccessACL || name == dfs.XattrDefaultACL {
+		if e := fs.setACL(n, name, value, flags&dfs.XattrKillSetgid != 0); e != dfs.OK {
+			return nil, e
+		}
+	} else {
+		n.Xattrs[name] = value
+	}
 	n.Ctime = fs.Now
 	return n, dfs.OK
 }
@@ -688,6 +763,9 @@ func (fs *FS) RemoveXattr(ino dfs.Ino, name string) (*Node, dfs.Errno) {
 		return nil, errno
 	}
 	if _, has := n.Xattrs[name]; !has {
+		if name == dfs.XattrAccessACL || name == dfs.XattrDefaultACL {
+			return n, dfs.OK
+		}
 		return nil, dfs.ENODATA
 	}
 	delete(n.Xattrs, name)

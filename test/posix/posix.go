@@ -32,9 +32,9 @@ type Case struct {
 func Cases() []Case {
 	var all []Case
 	for _, group := range [][]Case{
-		appendCases, chmodCases, chownCases, copyCases, directCases, errorCases, fsyncCases, fsxCases, linkCases, lockCases,
+		aclCases, appendCases, capabilityCases, chmodCases, chownCases, copyCases, directCases, errorCases, fsyncCases, fsxCases, linkCases, lockCases,
 		lseekCases, mkdirCases, mknodCases, mmapCases, nameCases, openCases, permissionCases, readCases, readdirCases,
-		renameCases, rmdirCases, statCases, statfsCases, symlinkCases, timeCases, truncateCases, unlinkCases, writeCases, xattrCases,
+		renameCases, rmdirCases, statCases, statfsCases, symlinkCases, timeCases, tmpfileCases, truncateCases, unlinkCases, writeCases, xattrCases,
 	} {
 		all = append(all, group...)
 	}

@@ -21,6 +21,7 @@ var renameCases = []Case{
 	{Name: "rename/a symlink itself", Run: renameSymlink},
 	{Name: "rename/NOREPLACE", Run: renameNoReplace},
 	{Name: "rename/EXCHANGE", Run: renameExchange},
+	{Name: "rename/WHITEOUT", Root: true, Run: renameWhiteout},
 	{Name: "rename/unknown flags", Run: renameFlags},
 	{Name: "rename/replaced file lives while open", Run: renameOpen},
 	{Name: "rename/open descriptor follows", Run: renameFollows},
@@ -153,6 +154,48 @@ func renameExchange(t *testing.T, dir string) {
 	refuse(t, "and NOREPLACE", renameat2(at("p"), at("q"), unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE), unix.EINVAL)
 	must(t, renameat2(at("p"), at("q"), unix.RENAME_EXCHANGE))
 	same(t, at("q/d"), []byte("file"))
+}
+
+func renameWhiteout(t *testing.T, dir string) {
+	at := func(s string) string { return filepath.Join(dir, s) }
+	whiteout := func(from, to string, flags uint) error {
+		return unix.Renameat2(unix.AT_FDCWD, at(from), unix.AT_FDCWD, at(to), unix.RENAME_WHITEOUT|flags)
+	}
+	check := func(name string) {
+		t.Helper()
+		st := stat(t, at(name))
+		equal(t, "type and mode of "+name, st.Mode, unix.S_IFCHR)
+		equal(t, "device of "+name, st.Rdev, 0)
+		equal(t, "links of "+name, st.Nlink, 1)
+	}
+	must(t, os.Mkdir(at("d"), 0o755))
+	must(t, os.Mkdir(at("sub"), 0o755))
+	write(t, at("a"), []byte("a"))
+	write(t, at("b"), []byte("b"))
+	ino := stat(t, at("a")).Ino
+	must(t, whiteout("a", "x", 0))
+	check("a")
+	equal(t, "inode that moved", stat(t, at("x")).Ino, ino)
+	refuse(t, "over one with NOREPLACE", whiteout("b", "x", unix.RENAME_NOREPLACE), unix.EEXIST)
+	same(t, at("b"), []byte("b"))
+	must(t, whiteout("b", "x", 0))
+	check("b")
+	same(t, at("x"), []byte("b"))
+	must(t, whiteout("x", "d/x", unix.RENAME_NOREPLACE))
+	check("x")
+	same(t, at("d/x"), []byte("b"))
+	links := stat(t, dir).Nlink
+	must(t, whiteout("sub", "d/sub", 0))
+	check("sub")
+	equal(t, "links of the parent", stat(t, dir).Nlink, links-1)
+	refuse(t, "with EXCHANGE", whiteout("d/x", "d/sub", unix.RENAME_EXCHANGE), unix.EINVAL)
+	refuse(t, "of nothing", whiteout("nothing", "y", 0), unix.ENOENT)
+	list, err := os.ReadDir(dir)
+	must(t, err)
+	equal(t, "names", len(list), 5)
+	for _, name := range []string{"a", "b", "x", "sub"} {
+		must(t, os.Remove(at(name)))
+	}
 }
 
 func renameFlags(t *testing.T, dir string) {
