@@ -65,6 +65,7 @@ type node struct {
 	names     map[string]dfs.Ino // of a folder; 0: there is none
 	entries   int                // names that there are
 	pins      int                // changes being made in memory
+	going     *going             // a write that is to go on, and that nobody else may get into
 	pending   int                // changes on the lane
 	commits   int                // of pending: commits, whose outcome is not known here
 	busy      int                // changes by the masters under way
@@ -455,7 +456,7 @@ func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
 	for {
 		l.mu.Lock()
 		n := l.nodes[ino]
-		here := n != nil && n.exclusive && !n.recalled && l.good()
+		here := n != nil && n.exclusive && (!n.recalled || n.going != nil) && l.good()
 		if here && n.busy > 0 {
 			// The masters are making a change of ours; they ask nobody for it.
 			err := l.waitLocked(ctx)
@@ -467,6 +468,7 @@ func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
 		}
 		if here {
 			n.pins++
+			n.going = nil
 			l.mu.Unlock()
 			return nil
 		}
@@ -535,12 +537,25 @@ func (l *leases) session() uint64 {
 	return 0
 }
 
-// unpin ends what hold began.
-func (l *leases) unpin(ino dfs.Ino) {
+// writePartMax is how long others wait for the next part of a write.
+const writePartMax = 2 * time.Second
+
+// going is a write of which more is to come.
+type going struct {
+	goesOn func() bool
+	until  time.Time
+}
+
+// unpin ends what hold began. With goesOn the lease is not given back before the next
+// hold, or until there is to be none.
+func (l *leases) unpin(ino dfs.Ino, goesOn func() bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := l.nodes[ino]; n != nil {
 		n.pins--
+		if goesOn != nil {
+			n.going = &going{goesOn, time.Now().Add(writePartMax)}
+		}
 	}
 	l.wakeLocked()
 }
@@ -851,6 +866,21 @@ func (fs *FS) recallLoop() {
 
 const recallPause = 20 * time.Millisecond // between streams of recalls
 
+// partLasts waits a moment, without l.mu, and reports whether more of a write is to come.
+//
+// +checklocks:l.mu
+func (l *leases) partLasts(p *going) bool {
+	l.mu.Unlock()
+	defer l.mu.Lock()
+	if time.Now().After(p.until) || !p.goesOn() {
+		return false
+	}
+	l.fs.sleep(partPoll)
+	return true
+}
+
+const partPoll = 200 * time.Microsecond
+
 // giveBack answers a recall: what was changed in memory is told first, then nothing is
 // answered from memory any more, then the lease goes.
 func (fs *FS) giveBack(lease *metapb.Lease) {
@@ -867,7 +897,14 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 	}
 	n.recalled = true
 	l.touch(ino, true)
-	for n.pins > 0 && l.nodes[ino] == n && l.waitLocked(fs.ctx) == nil {
+	for l.nodes[ino] == n && (n.pins > 0 || n.going != nil) && fs.ctx.Err() == nil {
+		if n.pins > 0 {
+			_ = l.waitLocked(fs.ctx)
+			continue
+		}
+		if p := n.going; !l.partLasts(p) && n.going == p {
+			n.going = nil
+		}
 	}
 	flush, untold := n.pending > 0, n.untold
 	l.mu.Unlock()

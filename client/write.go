@@ -17,6 +17,13 @@ const memoryPause = 200 * time.Millisecond
 // Write writes p at off, or at the end of the file when it is open with O_APPEND. It
 // copies p. With O_SYNC or O_DSYNC the bytes are durable when it returns.
 func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
+	return f.WritePart(ctx, p, off, nil)
+}
+
+// WritePart is Write for a part of a greater write: until the next one to the file, or
+// until goesOn answers false, or writePartMax has passed, no other client sees the file. With
+// nil it is the last part.
+func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func() bool) (int, error) {
 	if f.flags&flagAccess == flagRead {
 		return 0, dfs.EBADF
 	}
@@ -39,7 +46,10 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	n, kill, err := f.write(ctx, p, off)
 	if pinned {
-		in.fs.leases.unpin(in.ino)
+		if n < len(p) {
+			goesOn = nil
+		}
+		in.fs.leases.unpin(in.ino, goesOn)
 	}
 	in.unlockWriting()
 	if n > 0 && (kill || f.flags&flagDsync != 0) {

@@ -96,6 +96,9 @@ type fileHandle struct {
 	*client.File
 	byRoot   bool
 	harmless atomic.Bool // the file has neither setuid nor setgid; see killSuid
+
+	writingMu sync.Mutex
+	writing   writing // +checklocks:writingMu
 }
 
 func (fs *fileSystem) addFile(f *client.File, uid uint32) uint64 {

@@ -2,6 +2,11 @@ package fuse
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"dfs"
 	"dfs/client"
@@ -23,11 +28,61 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 			return 0, r.status(err)
 		}
 	}
-	n, err := h.Write(r, data, int64(input.Offset))
+	n, err := h.WritePart(r, data, int64(input.Offset), h.goesOn(input))
 	if n > 0 {
 		return uint32(n), gofuse.OK // a short write: the program hears of the error at the next one
 	}
 	return 0, r.status(err)
+}
+
+// writing is how far a write(2) has come that the kernel has cut in parts.
+type writing struct {
+	call string // as /proc shows it
+	left uint64 // bytes to come
+}
+
+// goesOn finds out whether the kernel has cut a write(2) in parts, of which this is not the
+// last: nothing in its requests says so, but the calling thread stands in the call with
+// its arguments. The result answers whether it still does.
+func (h *fileHandle) goesOn(in *gofuse.WriteIn) func() bool {
+	h.writingMu.Lock()
+	defer h.writingMu.Unlock()
+	last := h.writing
+	h.writing = writing{}
+	// It cuts where a request is full, and behind a page that is not written wholly.
+	page := uint64(os.Getpagesize())
+	begin, end := in.Offset%page, (in.Offset+uint64(in.Size))%page
+	cut := begin+uint64(in.Size) == writeBytes || begin != 0 && end == 0
+	if in.Pid == 0 || in.WriteFlags&gofuse.WRITE_CACHE != 0 || !cut && last.left == 0 {
+		return nil
+	}
+	call, bytes := writeCall(in.Pid)
+	if last.call == call {
+		bytes = last.left
+	}
+	if bytes <= uint64(in.Size) {
+		return nil
+	}
+	h.writing = writing{call, bytes - uint64(in.Size)}
+	return func() bool {
+		now, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", in.Pid))
+		return err == nil && (string(now) == call || strings.HasPrefix(string(now), "running"))
+	}
+}
+
+// writeCall reads the call that a thread stands in; bytes is how many it is to write, 0 when
+// it is no write(2) or pwrite(2).
+func writeCall(thread uint32) (call string, bytes uint64) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", thread))
+	if err != nil {
+		return "", 0
+	}
+	var number int
+	var fd, buffer uint64
+	if n, _ := fmt.Sscanf(string(text), "%d 0x%x 0x%x 0x%x", &number, &fd, &buffer, &bytes); n != 4 || number != unix.SYS_WRITE && number != unix.SYS_PWRITE64 {
+		return "", 0
+	}
+	return string(text), bytes
 }
 
 const (

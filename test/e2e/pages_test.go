@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -165,4 +166,46 @@ func TestPagesOfTwoMounts(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Two mounts write greater parts of one file than the kernel passes on at once, which
+// overlap: what both have written is of one of them, to the byte.
+func TestOverlappingWritesAreWhole(t *testing.T) {
+	c := shared.get(t)
+	mounts := []*mount{c.mount(t), c.mount(t)}
+	rng := rand.New(rand.NewPCG(11, uint64(os.Getpid())))
+	var files [2]*os.File
+	for i := range files {
+		var err error
+		files[i], err = os.OpenFile(filepath.Join(mounts[i].dir, "overlap"), os.O_RDWR|os.O_CREATE, 0o644)
+		must(t, err)
+		defer files[i].Close()
+	}
+	wins := map[byte]int{}
+	for round := range 40 {
+		var from, to [2]int
+		var wg sync.WaitGroup
+		for i := range files {
+			from[i] = rng.IntN(2 << 20)
+			to[i] = 3<<20 + rng.IntN(3<<20)
+			data := bytes.Repeat([]byte{byte('a' + 2*(round%10) + i)}, to[i]-from[i])
+			wg.Go(func() {
+				if _, err := files[i].WriteAt(data, int64(from[i])); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		lo, hi := max(from[0], from[1]), min(to[0], to[1])
+		for i := range files {
+			got := make([]byte, hi-lo)
+			_, err := files[i].ReadAt(got, int64(lo))
+			must(t, err)
+			if n := bytes.Count(got, got[:1]); n != len(got) {
+				t.Fatalf("round %d, by mount %d: %d bytes of %d are like the first", round, i, n, len(got))
+			}
+			wins[(got[0]-'a')%2]++
+		}
+	}
+	t.Logf("the last one was %v", wins)
 }
