@@ -479,7 +479,7 @@ func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
 		if pinned, err := l.acquire(ctx, ino); pinned || err != nil {
 			return err
 		}
-		if err := l.pauseFor(ctx); err != nil {
+		if err := l.pauseFor(ctx, time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -519,8 +519,8 @@ func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err err
 }
 
 // pauseFor lets others get on.
-func (l *leases) pauseFor(ctx context.Context) error {
-	t := time.NewTimer(time.Millisecond)
+func (l *leases) pauseFor(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

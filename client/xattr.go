@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"strings"
+	"time"
 
 	"dfs"
 	"dfs/proto/metapb"
@@ -11,13 +12,35 @@ import (
 
 // GetXattr reads one extended attribute.
 func (fs *FS) GetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) ([]byte, error) {
-	value, _, err := fs.GetXattrKept(ctx, cred, ino, name)
+	value, _, err := fs.getXattr(ctx, cred, ino, name)
 	return value, err
 }
 
+// Bounds of getting a lease for an answer that is to be kept: there is none while others
+// change the inode.
+const (
+	keptTries = 50
+	keptPause = time.Millisecond
+)
+
 // GetXattrKept is GetXattr, and says whether the answer, also that there is none, stays
-// true until the Invalidator hears otherwise.
+// true until the Invalidator hears otherwise. It tries to make it so.
 func (fs *FS) GetXattrKept(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) (value []byte, kept bool, err error) {
+	for range keptTries {
+		if value, kept, err = fs.getXattr(ctx, cred, ino, name); kept || fs.leases.none.Load() || ctx.Err() != nil {
+			break
+		}
+		if _, aerr := fs.GetAttr(ctx, ino); aerr != nil {
+			break
+		}
+		if !fs.leases.holds(ino) && fs.leases.pauseFor(ctx, keptPause) != nil {
+			break
+		}
+	}
+	return value, kept, err
+}
+
+func (fs *FS) getXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) (value []byte, kept bool, err error) {
 	if err, known := fs.withoutXattr(cred, ino, name); known {
 		return nil, true, err
 	}

@@ -14,11 +14,19 @@ func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, header *gofuse.InHeader, 
 	r := fs.begin(opGetXattr, cancel, header)
 	defer r.end(&status)
 	ino := fs.ino(header.NodeId)
+	if !isACL(name) {
+		value, err := fs.client.GetXattr(r, cred(header), ino, name)
+		if err != nil {
+			return 0, r.status(err)
+		}
+		return fitXattr(dest, value)
+	}
 	value, kept, err := fs.client.GetXattrKept(r, cred(header), ino, name)
-	if isACL(name) && !kept {
+	if !kept {
 		// The kernel would keep the list until the attributes are invalidated, which
 		// nobody does without a lease: an invalidation that overtakes the answer makes it
-		// discard what it learns.
+		// discard what it learns. It discards attributes too that are on their way, and
+		// decides by those of before: so this is the last resort.
 		fs.kernel.server.InodeNotify(header.NodeId, attributesOnly, 0)
 	}
 	if err != nil {

@@ -134,6 +134,40 @@ func TestOrphanLivesUntilItsSessionReleasesIt(t *testing.T) {
 	gone(t, s, ino)
 }
 
+// A file of O_TMPFILE has no name from the start.
+func TestTmpfileLivesUntilItsSessionReleasesOrNamesIt(t *testing.T) {
+	s := startMaster(t)
+	leads(t, s)
+	a := openSession(t, s, 1)
+	tmpfile := func(seq, ino uint64) {
+		op := createOp("", ino, false, true)
+		op.GetCreate().Tmpfile = true
+		if r := mutate(t, s, a.Session, seq, op); r.Errno != 0 || r.Attr.Nlink != 0 {
+			t.Fatal(r)
+		}
+	}
+	released, named := a.Inodes.From, a.Inodes.From+1
+	tmpfile(1, released)
+	tmpfile(2, named)
+	time.Sleep(3 * reapDelay) // the reaper has looked, and must not have freed them
+	for _, ino := range []uint64{released, named} {
+		if got := getAttr(t, s, ino); got != dfs.OK {
+			t.Fatalf("open file %d is gone: %v", ino, got)
+		}
+	}
+	link := &metapb.Mutation{Op: &metapb.Mutation_Link{Link: &metapb.Link{Ino: named, Parent: uint64(dfs.RootIno), Name: []byte("f")}}}
+	if r := mutate(t, s, a.Session, 3, link); r.Errno != 0 || r.Attr.Nlink != 1 {
+		t.Fatal(r)
+	}
+	if _, err := s.CloseSession(t.Context(), &metapb.CloseSessionRequest{Session: a.Session}); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, s, released)
+	if got := getAttr(t, s, named); got != dfs.OK {
+		t.Errorf("the one with a name: %v", got)
+	}
+}
+
 func gone(t testing.TB, s *Server, ino uint64) {
 	t.Helper()
 	eventually(t, "the file to be freed", func() error {

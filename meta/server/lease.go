@@ -24,6 +24,7 @@ const (
 	contendedIn   = 300 * time.Millisecond // after a recall nobody gets an exclusive lease, but who asks for just that
 	leasesMax     = 128 << 10              // of one session
 	nameStripes   = 1024
+	guardMax      = time.Second // a read waits so long for a change of who may do what
 )
 
 // leaseTime is how long a lease is good. A session must not end by itself, its time to
@@ -80,6 +81,7 @@ type holder struct {
 type leased struct {
 	holders   []*holder
 	changing  int           // changes under way: no grants
+	guarded   int           // those of changing that change who may do what: no answers to others
 	contended time.Time     // no exclusive lease before
 	changed   chan struct{} // closed when a holder goes; nil when nobody waits
 }
@@ -339,8 +341,24 @@ func (t *leaseTable) read(ctx context.Context, session dfs.SessionID, inos ...df
 	defer t.mu.Unlock()
 	var out []*metapb.Lease
 	for _, ino := range inos {
-		if err := t.settleLocked(ctx, session, ino); err != nil {
-			return nil, err
+		patience := time.Now().Add(guardMax)
+		for {
+			le := t.inodes[ino]
+			if le != nil && le.guarded > 0 && time.Now().Before(patience) {
+				// An answer with the old permissions and without a lease could reach the
+				// kernel after the change is done, and while it asks again: it would keep
+				// the old answer and decide by that.
+				if err := t.waitLocked(ctx, le); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if le == nil || le.exclusive(session) == nil {
+				break
+			}
+			if err := t.settleLocked(ctx, session, ino); err != nil {
+				return nil, err
+			}
 		}
 		s := t.sessions[session]
 		if s == nil {
@@ -391,12 +409,17 @@ func (le *leased) exclusive(but dfs.SessionID) *holder {
 }
 
 // change begins a change of inodes by a session: when it returns, no other has a lease
-// on any of them, and nobody gets one until done.
-func (t *leaseTable) change(ctx context.Context, session dfs.SessionID, inos []dfs.Ino) error {
+// on any of them, and nobody gets one until done. guard says that it may change who may do
+// what.
+func (t *leaseTable) change(ctx context.Context, session dfs.SessionID, inos []dfs.Ino, guard bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, ino := range inos {
-		t.at(ino).changing++
+		le := t.at(ino)
+		le.changing++
+		if guard {
+			le.guarded++
+		}
 	}
 	// All are asked at once, then waited for.
 	for waiting := true; waiting; {
@@ -415,7 +438,7 @@ func (t *leaseTable) change(ctx context.Context, session dfs.SessionID, inos []d
 			}
 			waiting = true
 			if err := t.waitLocked(ctx, le); err != nil {
-				t.doneLocked(inos)
+				t.doneLocked(inos, guard)
 				return err
 			}
 			break // t.mu was let go of: look at all again
@@ -425,17 +448,20 @@ func (t *leaseTable) change(ctx context.Context, session dfs.SessionID, inos []d
 }
 
 // done ends a change.
-func (t *leaseTable) done(inos []dfs.Ino) {
+func (t *leaseTable) done(inos []dfs.Ino, guard bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.doneLocked(inos)
+	t.doneLocked(inos, guard)
 }
 
 // +checklocks:t.mu
-func (t *leaseTable) doneLocked(inos []dfs.Ino) {
+func (t *leaseTable) doneLocked(inos []dfs.Ino, guard bool) {
 	for _, ino := range inos {
 		le := t.at(ino)
 		le.changing--
+		if guard {
+			le.guarded--
+		}
 		t.signalLocked(ino, le)
 	}
 }
@@ -488,7 +514,7 @@ func (t *leaseTable) holds(session dfs.SessionID, ino dfs.Ino) bool {
 // acquire makes the session the only one with a lease on the inode.
 func (t *leaseTable) acquire(ctx context.Context, session dfs.SessionID, ino dfs.Ino) ([]*metapb.Lease, error) {
 	inos := []dfs.Ino{ino}
-	if err := t.change(ctx, session, inos); err != nil {
+	if err := t.change(ctx, session, inos, false); err != nil {
 		return nil, err
 	}
 	t.mu.Lock()

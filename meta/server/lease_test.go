@@ -95,7 +95,7 @@ func TestChangeWaitsForAllLeases(t *testing.T) {
 			read(t, lt, id)
 		}
 		inos := []dfs.Ino{7}
-		done := begins(func() { _ = lt.change(t.Context(), 3, inos) })
+		done := begins(func() { _ = lt.change(t.Context(), 3, inos, false) })
 		for _, id := range []dfs.SessionID{1, 2} {
 			if done() {
 				t.Fatal("it began while others have leases")
@@ -120,9 +120,29 @@ func TestChangeWaitsForAllLeases(t *testing.T) {
 		if mode(lt, 3) == "" {
 			t.Error("who makes the change has lost its own lease")
 		}
-		lt.done(inos)
+		lt.done(inos, false)
 		if read(t, lt, 1); mode(lt, 1) == "" {
 			t.Error("nothing is granted after the change")
+		}
+	})
+}
+
+// An answer that was given during the change, and without a lease, could come to the kernel
+// after it.
+func TestReadWaitsForAChangeOfWhoMayDoWhat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1, 2)
+		inos := []dfs.Ino{7}
+		if err := lt.change(t.Context(), 1, inos, true); err != nil {
+			t.Fatal(err)
+		}
+		done := begins(func() { read(t, lt, 2) })
+		if done() {
+			t.Fatal("a read was answered during the change")
+		}
+		lt.done(inos, true)
+		if !done() || mode(lt, 2) == "" {
+			t.Errorf("after the change: done %v, with lease %q", done(), mode(lt, 2))
 		}
 	})
 }

@@ -159,12 +159,13 @@ func (l *leadership) exclude(ctx context.Context, session dfs.SessionID, command
 		return nil, nil, err
 	}
 	unlock := l.leases.lockNames(names)
-	if err := l.leases.change(ctx, session, inos); err != nil {
+	guard := slices.ContainsFunc(commands, guards)
+	if err := l.leases.change(ctx, session, inos, guard); err != nil {
 		unlock()
 		return nil, nil, err
 	}
 	first := inos
-	done = func() { l.leases.done(first); unlock() }
+	done = func() { l.leases.done(first, guard); unlock() }
 	if len(victims) == 0 {
 		return inos, done, nil
 	}
@@ -185,13 +186,26 @@ func (l *leadership) exclude(ctx context.Context, session dfs.SessionID, command
 		return nil
 	})
 	if err == nil && len(children) > 0 {
-		err = l.leases.change(ctx, session, children)
+		err = l.leases.change(ctx, session, children, false)
 	}
 	if err != nil {
 		done()
 		return nil, nil, err
 	}
-	return append(slices.Clone(inos), children...), func() { l.leases.done(children); l.leases.done(first); unlock() }, nil
+	return append(slices.Clone(inos), children...), func() { l.leases.done(children, false); l.leases.done(first, guard); unlock() }, nil
+}
+
+// guards reports whether a change can be one of who may do what.
+func guards(c meta.Command) bool {
+	switch op := c.Op.(type) {
+	case *meta.SetAttr:
+		return op.Mode != nil || op.UID != nil || op.GID != nil
+	case *meta.SetXattr:
+		return op.Name == dfs.XattrAccessACL
+	case *meta.RemoveXattr:
+		return op.Name == dfs.XattrAccessACL
+	}
+	return false
 }
 
 // footprint is the names and inodes that changes are about, and those of the names

@@ -247,6 +247,7 @@ func (c *cluster) stop() (errs []error) {
 type status struct {
 	Health  string `json:"health"`
 	Leader  string `json:"leader"`
+	Orphans uint64 `json:"orphans"`
 	Reasons []struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`

@@ -314,6 +314,39 @@ func TestFioVerify(t *testing.T) {
 	}
 }
 
+// TestManySubfoldersAndManyLinks goes beyond what a local file system can: ext4 has 65,000
+// of each, and its st_nlink of a folder does not tell more.
+func TestManySubfoldersAndManyLinks(t *testing.T) {
+	folders, links := 3_000, 5_000
+	if *full {
+		folders, links = 70_000, 100_000
+	}
+	dir := folder(t)
+	sub := filepath.Join(dir, "sub")
+	mkdir(t, sub)
+	for i := range folders {
+		must(t, os.Mkdir(filepath.Join(sub, fmt.Sprint(i)), 0o755))
+	}
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, []byte("one of many"), 0o644))
+	names := filepath.Join(dir, "names")
+	mkdir(t, names)
+	for i := 1; i < links; i++ {
+		must(t, os.Link(file, filepath.Join(names, fmt.Sprint(i))))
+	}
+	dropCaches(t)
+	if out, want := command(t, dir, "stat", "-c", "%h", "sub", "file"), fmt.Sprintf("%d\n%d\n", folders+2, links); out != want {
+		t.Errorf("stat says %q, want %q", out, want)
+	}
+	if got, err := os.ReadFile(filepath.Join(names, fmt.Sprint(links-1))); err != nil || string(got) != "one of many" {
+		t.Errorf("by the last name: %q, %v", got, err)
+	}
+	command(t, dir, "rm", "-rf", "sub", "names")
+	if out := command(t, dir, "stat", "-c", "%h", "file"); out != "1\n" {
+		t.Errorf("after all other names were removed: %q links", out)
+	}
+}
+
 func TestHugeFolderStreams(t *testing.T) {
 	n := 10_000
 	if *full {
