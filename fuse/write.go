@@ -25,6 +25,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 	}
 	n, err := h.Write(r, data, int64(input.Offset))
 	if n > 0 {
+		fs.wrote(h)
 		return uint32(n), gofuse.OK // a short write: the program hears of the error at the next one
 	}
 	return 0, r.status(err)

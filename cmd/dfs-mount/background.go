@@ -74,21 +74,28 @@ func startBackground(ctx context.Context) error {
 	return fmt.Errorf("the background process ended before it mounted: %w", child.Wait())
 }
 
-// serveBackground is the daemon's side: it says how it went on the pipe, then
-// lets go of the terminal.
-func serveBackground(ctx context.Context, opts *options, ready *os.File) error {
+// work serves as a worker. ready is the pipe to who started the mount; nil for one that
+// takes it over, and in the foreground.
+func work(ctx context.Context, opts *options, w *worker, ready *os.File) error {
+	opts.mountpoint, opts.logFile, opts.pidFile = w.state.Mountpoint, w.state.LogFile, w.state.PidFile
+	if opts.foreground {
+		return serve(ctx, opts, w, os.Stderr, func() {})
+	}
 	log, keepStderr := backgroundLog()
 	mounted := false
-	err := serve(ctx, opts, log, func() {
+	err := serve(ctx, opts, w, log, func() {
 		mounted = true
+		if ready == nil {
+			return
+		}
 		detachStdio(keepStderr)
 		_, _ = io.WriteString(ready, readyWord)
 		ready.Close()
 	})
-	if err != nil && !mounted {
+	if err != nil && !mounted && ready != nil {
 		_, _ = io.WriteString(ready, err.Error())
 		ready.Close()
-		os.Exit(cli.Code(err)) // the parent prints it
+		os.Exit(cli.Code(err)) // the first process prints it
 	}
 	return err
 }

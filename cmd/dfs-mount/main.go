@@ -5,8 +5,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -16,7 +18,15 @@ import (
 )
 
 func main() {
-	if err := run(context.Background(), os.Args); err != nil {
+	err := run(context.Background(), os.Args)
+	if errors.Is(err, errReplace) {
+		os.Exit(replaceCode) // the supervisor starts another
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		os.Exit(exit.ExitCode()) // a worker has said why
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "dfs-mount:", err)
 		os.Exit(cli.Code(err))
 	}
@@ -89,14 +99,23 @@ func newCommand() *cobra.Command {
 			if opts.fake {
 				return nil
 			}
+			w, err := asWorker()
+			if err != nil {
+				return err
+			}
+			ready := readyPipe()
+			if w != nil {
+				return work(cmd.Context(), opts, w, ready)
+			}
 			if err := checkMountpoint(opts.mountpoint); err != nil {
 				return err
 			}
-			if ready := readyPipe(); ready != nil {
-				return serveBackground(cmd.Context(), opts, ready)
+			if ready != nil {
+				log, keepStderr := backgroundLog()
+				return supervise(cmd.Context(), opts, log, ready, func() { detachStdio(keepStderr) })
 			}
 			if opts.foreground {
-				return serve(cmd.Context(), opts, os.Stderr, func() {})
+				return supervise(cmd.Context(), opts, os.Stderr, nil, func() {})
 			}
 			return startBackground(cmd.Context())
 		},
