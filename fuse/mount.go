@@ -76,12 +76,15 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", cfg.Mountpoint, err)
 	}
-	attr, err := cfg.FS.GetAttr(ctx, cfg.Root)
-	if err != nil {
-		return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
-	}
-	if !attr.IsDir() {
-		return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
+	again := cfg.Ledger != nil && cfg.Ledger.Mounted()
+	var attr dfs.Attr
+	if !again { // else to ask would be to wait for the leases of the process before
+		if attr, err = cfg.FS.GetAttr(ctx, cfg.Root); err != nil {
+			return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
+		}
+		if !attr.IsDir() {
+			return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
+		}
 	}
 	fs := newFileSystem(ctx, cfg, attr)
 	srv, err := begin(ctx, fs, mountpoint, cfg)
@@ -90,6 +93,9 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{fs: fs, fuse: srv, mountpoint: mountpoint, done: make(chan struct{})}
+	if cfg.Ledger != nil {
+		warm()
+	}
 	go func() { // owned by the mount: it ends with it, and Wait waits for it
 		defer close(s.done)
 		srv.Serve()
@@ -152,6 +158,13 @@ func begin(ctx context.Context, fs *fileSystem, mountpoint string, cfg Config) (
 		if err := fs.takeOver(ctx, adopted, files); err != nil {
 			return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
 		}
+		attr, err := cfg.FS.GetAttr(ctx, cfg.Root)
+		if err != nil {
+			return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
+		}
+		fs.known.mu.Lock()
+		fs.known.root = attr
+		fs.known.mu.Unlock()
 	}
 	return srv, nil
 }

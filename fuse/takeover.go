@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -101,6 +102,23 @@ func attachTo(fs *fileSystem, device *os.File, l *Ledger, opts *gofuse.MountOpti
 		return nil, errOther
 	}
 	return srv, unix.Dup3(int(device.Fd()), pair[0], unix.O_CLOEXEC)
+}
+
+// warm touches memory for the buffers into which go-fuse reads requests. A thread that is
+// killed may still take a request, and the kernel answers it with EIO when it cannot copy
+// it: to pages that are there it can, and the request is sent again to the next process.
+func warm() {
+	const more = 4 // requests that are being handled
+	bufs := make([][]byte, min(max(runtime.GOMAXPROCS(0), 2), 16)+more)
+	for i := range bufs {
+		bufs[i] = make([]byte, writeBytes+4*dfs.PageBytes)
+		for at := 0; at < len(bufs[i]); at += dfs.PageBytes {
+			bufs[i][at] = 1
+		}
+	}
+	runtime.KeepAlive(bufs)
+	clear(bufs)
+	runtime.GC() // what go-fuse allocates next is this
 }
 
 // agreeOn takes out of the kernel's INIT what it was not taken up on.

@@ -116,6 +116,7 @@ type supervisor struct {
 	ready   *os.File // for the first worker
 	device  *os.File // nil: not mounted yet
 	served  bool     // a worker has been ready
+	serving bool     // the last one has
 	quiet   func()   // lets go of the terminal
 	signals chan os.Signal
 	ending  bool // somebody wants the mount to end
@@ -169,7 +170,10 @@ func supervise(ctx context.Context, opts *options, stderr io.Writer, ready *os.F
 			deaths = 0
 			continue
 		}
-		if deaths++; time.Since(start) > soonDead {
+		// Who is killed is not to blame, once it served. Whom a request makes end by itself
+		// gets the request again.
+		killed := s.serving && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+		if deaths++; killed || time.Since(start) > soonDead {
 			deaths = 0
 		}
 		logger.Error("the process that serves the mount has died, another one takes over", "mountpoint", opts.mountpoint, "how", exit.String())
@@ -222,6 +226,7 @@ func (s *supervisor) detach() {
 
 // run starts a worker and waits until it has ended.
 func (s *supervisor) run(ctx context.Context) error {
+	s.serving = false
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -300,7 +305,7 @@ func (s *supervisor) listen(socket int) {
 			if !s.served {
 				s.quiet()
 			}
-			s.served = true
+			s.served, s.serving = true, true
 		}
 	}
 }

@@ -127,10 +127,10 @@ func startLoad(t *testing.T, dir string) *load {
 	l.run(t, "journal", func(i int) error {
 		line := fmt.Appendf(nil, "line %d\n", i)
 		for {
-			if _, err := journal.WriteAt(line, int64(synced.Len())); err != nil && !errors.Is(err, unix.EIO) {
-				return err
+			_, err := journal.WriteAt(line, int64(synced.Len()))
+			if err == nil {
+				err = journal.Sync()
 			}
-			err := journal.Sync()
 			if errors.Is(err, unix.EIO) {
 				continue
 			}
@@ -148,7 +148,11 @@ func startLoad(t *testing.T, dir string) *load {
 			return err
 		}
 		if !bytes.Equal(got, synced.Bytes()) {
-			return fmt.Errorf("%d bytes, want the %d that were synced", len(got), synced.Len())
+			at := 0
+			for at < len(got) && at < synced.Len() && got[at] == synced.Bytes()[at] {
+				at++
+			}
+			return fmt.Errorf("%d bytes, want the %d that were synced; they differ from byte %d on: %q", len(got), synced.Len(), at, got[at:])
 		}
 		return nil
 	})
