@@ -20,6 +20,7 @@ type Config struct {
 	CacheBytes int64               // most memory for bytes that were read; 0 is 128 MiB
 	Logger     *slog.Logger        // nil: none
 	Dialer     rpc.Dialer          // nil: TCP
+	OnPending  func(bool)          // told whether changes of names and attributes are in memory only; may be nil, must not wait
 	OnSession  func(dfs.SessionID) // told of each session before it is used; may be nil
 }
 

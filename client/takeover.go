@@ -88,6 +88,15 @@ func (fs *FS) EndSession(ctx context.Context, id dfs.SessionID) error {
 	})
 }
 
+// LostChanges says that a process before this one died with changes of names and attributes
+// that it had not told the masters: the next fsync of anything fails, as when a session ends.
+func (fs *FS) LostChanges() {
+	fs.cfg.Logger.Error("changes of names and attributes that were not synced are lost: the next fsync says so")
+	fs.lane.mu.Lock()
+	defer fs.lane.mu.Unlock()
+	fs.lane.lost = errLost
+}
+
 // Clean reports whether all bytes of the file that were written here are committed.
 func (f *File) Clean() bool {
 	f.in.mu.Lock()

@@ -11,5 +11,7 @@ func (fs *fileSystem) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) (stat
 	if f == nil {
 		return gofuse.EBADF
 	}
-	return r.status(f.Flush(r))
+	err := f.Flush(r)
+	fs.told(f, err)
+	return r.status(err)
 }

@@ -109,6 +109,7 @@ type fileHandle struct {
 
 	dirtyMu sync.Mutex
 	dirty   bool // +checklocks:dirtyMu — as the ledger says
+	untold  bool // +checklocks:dirtyMu — a process before has lost bytes, and nobody knows
 }
 
 func (fs *fileSystem) addFile(f *client.File, in *gofuse.InHeader, flags uint32) uint64 {

@@ -15,6 +15,7 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, input *gofuse.FsyncIn) (stat
 		return gofuse.EBADF
 	}
 	err := f.Fsync(r, input.FsyncFlags&dataOnly != 0)
+	fs.told(f, err)
 	fs.settled(f)
 	return r.status(err)
 }

@@ -51,6 +51,7 @@ const (
 	headTurn    = 8  // how many processes have served
 	headMounted = 16 // INIT has been answered
 	headRoot    = 24 // the inode that is the mount's root
+	headPending = 32 // changes of names and attributes are in the memory of the process only
 )
 
 // Bits of a file's state.
@@ -109,6 +110,19 @@ func (l *Ledger) Mounted() bool { return l.word(headMounted).Load() != 0 }
 
 // Root is the inode that the mount shows as its root, wherever it was moved since.
 func (l *Ledger) Root() dfs.Ino { return dfs.Ino(l.word(headRoot).Load()) }
+
+// Pending notes whether changes of names and attributes would be lost with this process.
+func (l *Ledger) Pending(is bool) {
+	v := uint64(0)
+	if is {
+		v = 1
+	}
+	l.word(headPending).Store(v)
+}
+
+// pending reports whether such changes were lost with the process before, and nobody has
+// been told.
+func (l *Ledger) pending() bool { return l.word(headPending).Load() != 0 }
 
 // firstHandle is where this process begins to count handles: those of processes before
 // are others.

@@ -149,7 +149,7 @@ func (fs *fileSystem) adopt(ctx context.Context) ([]client.Adopted, []*client.Fi
 	defer fs.mu.Unlock()
 	for i := range opens {
 		o := &opens[i]
-		fs.files[o.handle] = &fileHandle{File: files[i], byRoot: o.Cred.UID == 0, slot: o.slot, dirty: o.Lost}
+		fs.files[o.handle] = &fileHandle{File: files[i], byRoot: o.Cred.UID == 0, slot: o.slot, dirty: o.Lost, untold: o.Lost}
 		fs.openedBy[o.unique] = o.handle
 	}
 	return adopted, files, nil
@@ -171,15 +171,10 @@ func (fs *fileSystem) takeOver(ctx context.Context, adopted []client.Adopted, fi
 		}
 		fs.ledger.ended(id)
 	}
-	fs.client.Reopen(ctx, adopted, files)
-	fs.mu.Lock()
-	for _, h := range fs.files {
-		if h.Clean() && h.dirty {
-			h.dirty = false
-			fs.ledger.dirty(h.slot, false)
-		}
+	if fs.ledger.pending() {
+		fs.client.LostChanges()
 	}
-	fs.mu.Unlock()
+	fs.client.Reopen(ctx, adopted, files)
 	return fs.resend()
 }
 
@@ -208,14 +203,25 @@ func (fs *fileSystem) wrote(h *fileHandle) {
 	}
 }
 
-// settled notes that nothing of what was written through a handle can be lost any more.
+// told notes that a program has heard of what was lost through a handle.
+func (fs *fileSystem) told(h *fileHandle, err error) {
+	if err == nil {
+		return
+	}
+	h.dirtyMu.Lock()
+	h.untold = false
+	h.dirtyMu.Unlock()
+}
+
+// settled notes that nothing of what was written through a handle can be lost any more
+// without a word.
 func (fs *fileSystem) settled(h *fileHandle) {
 	if fs.ledger == nil {
 		return
 	}
 	h.dirtyMu.Lock()
 	defer h.dirtyMu.Unlock()
-	if h.dirty && h.Clean() {
+	if h.dirty && !h.untold && h.Clean() {
 		h.dirty = false
 		fs.ledger.dirty(h.slot, false)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/syslog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,8 +60,11 @@ func startBackground(ctx context.Context) error {
 		return fmt.Errorf("cannot start in the background: %w; use -f", err)
 	}
 	w.Close()
-	stop := context.AfterFunc(ctx, func() { r.Close() })
+	// Ctrl-C while it waits for the cluster is for the child, too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	release := context.AfterFunc(ctx, func() { _ = child.Process.Signal(syscall.SIGTERM) })
+	defer release()
 	text, err := io.ReadAll(r)
 	switch {
 	case err != nil:

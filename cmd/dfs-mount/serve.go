@@ -189,6 +189,7 @@ func dial(ctx context.Context, opts *options, w *worker, logger *slog.Logger, si
 		CacheBytes: int64(opts.cache),
 		Logger:     logger,
 		OnSession:  w.ledger.Session,
+		OnPending:  w.ledger.Pending,
 	}
 	for told := false; ; told = true {
 		bound := opts.opTimeout

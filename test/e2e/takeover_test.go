@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -319,4 +320,100 @@ func TestLostBytesAreToldOnce(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	must(t, os.Remove(path))
+}
+
+// TestMountLeavesNoProcess: whichever way a mount ends, both of its processes do.
+func TestMountLeavesNoProcess(t *testing.T) {
+	c := shared.get(t)
+	for _, end := range []struct {
+		name string
+		how  func(dir string, worker, supervisor int)
+	}{
+		{"umount", func(dir string, _, _ int) { command(t, "/", "umount", dir) }},
+		{"umount -l", func(dir string, _, _ int) { command(t, "/", "umount", "-l", dir) }},
+		{"fusermount3 -u", func(dir string, _, _ int) { command(t, "/", "fusermount3", "-u", dir) }},
+		{"SIGTERM", func(_ string, worker, _ int) { must(t, unix.Kill(worker, unix.SIGTERM)) }},
+		{"SIGTERM to the supervisor", func(_ string, _, supervisor int) { must(t, unix.Kill(supervisor, unix.SIGTERM)) }},
+		{"umount after a takeover", func(dir string, worker, _ int) {
+			must(t, unix.Kill(worker, unix.SIGKILL))
+			must(t, answers(dir))
+			command(t, "/", "umount", dir)
+		}},
+	} {
+		dir, worker := detached(t, func(dir, pidFile string) *exec.Cmd {
+			return exec.Command(filepath.Join(binaries, "dfs-mount"), "--pid-file", pidFile, strings.Join(c.addrs, ","), dir)
+		})
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", worker))
+		must(t, err)
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		supervisor, err := strconv.Atoi(strings.Fields(rest)[1])
+		must(t, err)
+		path := filepath.Join(dir, "left by "+end.name)
+		must(t, os.WriteFile(path, []byte("written"), 0o644))
+		must(t, answers(dir))
+		if end.name == "umount after a takeover" {
+			must(t, writeSynced(path, []byte("written")))
+		}
+		end.how(dir, worker, supervisor)
+		gone(t, worker)
+		gone(t, supervisor)
+		if mounted(dir) {
+			t.Errorf("%s: still mounted", end.name)
+		}
+		m := c.mount(t)
+		got, err := os.ReadFile(filepath.Join(m.dir, filepath.Base(path)))
+		if err != nil || string(got) != "written" {
+			t.Errorf("%s: %q, %v", end.name, got, err)
+		}
+	}
+}
+
+// TestMountWaitsForTheCluster: it says so, can be interrupted, and does not wait when told.
+func TestMountWaitsForTheCluster(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(binaries, "dfs-mount")
+	out, err := exec.Command(program, "--no-wait", "--op-timeout=1s", "127.0.0.1:1", dir).CombinedOutput()
+	if err == nil || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "127.0.0.1:1") {
+		t.Errorf("--no-wait: %v, %q; want one line", err, out)
+	}
+	for _, args := range [][]string{{"-f"}, {}} {
+		cmd := exec.Command(program, append(args, "--op-timeout=1s", "127.0.0.1:1", dir)...)
+		var said lockedBuffer
+		cmd.Stderr = &said
+		must(t, cmd.Start())
+		err = eventually(10*time.Second, "the word that it waits", func() error {
+			if !strings.Contains(said.String(), "waiting for the masters") {
+				return errors.New(said.String())
+			}
+			return nil
+		})
+		must(t, cmd.Process.Signal(syscall.SIGINT))
+		// Wait returns when nobody has stderr any more: the child in the background has
+		// ended, too.
+		if werr := cmd.Wait(); werr == nil {
+			t.Error("Ctrl-C while waiting: exit code 0")
+		}
+		must(t, err)
+		if mounted(dir) {
+			t.Error("mounted without a cluster")
+		}
+	}
+}
+
+// lockedBuffer is what a program says while it runs.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
