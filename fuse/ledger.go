@@ -2,7 +2,6 @@ package fuse
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -81,7 +80,7 @@ func OpenLedger(f *os.File) (*Ledger, error) {
 		return nil, fmt.Errorf("the mount's state: %w", err)
 	}
 	if st.Size() != ledgerBytes {
-		return nil, errors.New("the mount's state is of another version: unmount, and mount again")
+		return nil, fmt.Errorf("%w: its state is of another version", ErrTakeover)
 	}
 	mem, err := unix.Mmap(int(f.Fd()), 0, ledgerBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -91,7 +90,7 @@ func OpenLedger(f *os.File) (*Ledger, error) {
 	if magic := l.word(headMagic); magic.Load() == 0 {
 		magic.Store(ledgerMagic)
 	} else if magic.Load() != ledgerMagic {
-		return nil, errors.New("the mount's state is of another version: unmount, and mount again")
+		return nil, fmt.Errorf("%w: its state is of another version", ErrTakeover)
 	}
 	l.word(headTurn).Add(1)
 	return l, nil

@@ -39,8 +39,13 @@ const (
 	resendMinor  = 40 // of protocol 7
 )
 
-// errOther says that the connection cannot be taken over by this version.
-var errOther = errors.New("the mount was made by a version that agreed on other things with the kernel: unmount, and mount again")
+// ErrTakeover says that a connection cannot be taken over: the mount has to be made anew.
+var ErrTakeover = errors.New("the mount cannot be taken over")
+
+var (
+	errOther = fmt.Errorf("%w: it was made by a version that agreed on other things with the kernel", ErrTakeover)
+	errOld   = fmt.Errorf("%w: the kernel does not send requests again (Linux 6.9 does)", ErrTakeover)
+)
 
 // offsets in INIT and its answer, behind the header of each.
 const (
@@ -158,8 +163,11 @@ func (fs *fileSystem) adopt(ctx context.Context) ([]client.Adopted, []*client.Fi
 // takeOver makes the connection of a process that died, or made room for this one, ours.
 // The files that programs have open have been adopted.
 func (fs *fileSystem) takeOver(ctx context.Context, adopted []client.Adopted, files []*client.File) error {
-	fs.doubtNames()
 	srv := fs.kernel.server
+	if !srv.KernelSettings().SupportsVersion(7, resendMinor) {
+		return errOld
+	}
+	fs.doubtNames()
 	srv.InodeNotify(gofuse.FUSE_ROOT_ID, attributesOnly, 0)
 	fs.ledger.allKnown(func(node uint64) { srv.InodeNotify(node, attributesOnly, 0) })
 	for _, f := range files {

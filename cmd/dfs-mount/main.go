@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"dfs/fuse"
 	"dfs/internal/cli"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,9 @@ func main() {
 	err := run(context.Background(), os.Args)
 	if errors.Is(err, errReplace) {
 		os.Exit(replaceCode) // the supervisor starts another
+	}
+	if errors.Is(err, fuse.ErrTakeover) {
+		os.Exit(remountCode)
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
@@ -52,6 +56,8 @@ MASTERS are the addresses of the masters, separated by commas; one that answers
 is enough, it knows the others. Without the argument they are read from
 DFS_MASTERS. The command returns as soon as the mount can be used, and serves it
 in the background until it is unmounted (umount, fusermount3 -u) or gets SIGTERM.
+SIGHUP makes the program that is now at its path go on with the mount. A mount whose
+process is killed comes back by itself.
 
 Each long flag is also an option of -o and a variable of the environment:
 --op-timeout=10s is -o op-timeout=10s is DFS_OP_TIMEOUT=10s. Of mount(8)'s own

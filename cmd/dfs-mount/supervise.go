@@ -32,6 +32,7 @@ const (
 	fdNext    = 5 // the connection, for a worker that takes a mount over; or the pipe of readyFD
 
 	replaceCode = 75 // a worker's exit code: start another, of the program that is there now
+	remountCode = 76 // a worker's exit code: it cannot take over, the mount is to be made anew
 
 	soonDead    = time.Second // a worker that lives shorter than this has done nothing
 	deathsFree  = 2           // of such workers in a row that are replaced at once
@@ -148,7 +149,7 @@ func supervise(ctx context.Context, opts *options, stderr io.Writer, ready *os.F
 	if s.ledger, err = fuse.NewLedger(); err != nil {
 		return err
 	}
-	defer s.ledger.Close()
+	defer func() { s.ledger.Close() }()
 	signal.Notify(s.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(s.signals)
 	deaths := 0
@@ -173,6 +174,11 @@ func supervise(ctx context.Context, opts *options, stderr io.Writer, ready *os.F
 		// Who is killed is not to blame, once it served. Whom a request makes end by itself
 		// gets the request again.
 		killed := s.serving && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+		if exit.ExitCode() == remountCode {
+			if err := s.renew(); err != nil {
+				return err
+			}
+		}
 		if deaths++; killed || time.Since(start) > soonDead {
 			deaths = 0
 		}
@@ -186,6 +192,19 @@ func supervise(ctx context.Context, opts *options, stderr io.Writer, ready *os.F
 			return nil
 		}
 	}
+}
+
+// renew takes the mount away and forgets it, for the next worker to mount anew. Programs
+// that use it get errors for what they have open; new ones find the new mount.
+func (s *supervisor) renew() error {
+	s.logger.Error("the mount cannot be taken over and is made anew: what programs have open there fails", "mountpoint", s.opts.mountpoint)
+	s.detach()
+	s.device.Close()
+	s.ledger.Close()
+	s.device = nil
+	var err error
+	s.ledger, err = fuse.NewLedger()
+	return err
 }
 
 // pause waits; false when a signal says that the mount is to end.
