@@ -5,20 +5,23 @@ import (
 	"log/slog"
 	"time"
 
+	"dfs"
 	"dfs/rpc"
 )
 
 // Config says how to reach a cluster, and bounds what a client uses.
 type Config struct {
-	Masters    []string      // addresses, host:port, of some masters
-	Host       string        // this machine's name in the cluster: the nearest replica is on the same host
-	Mountpoint string        // for people who list the sessions
-	Version    string        // of the program, for the same people
-	OpTimeout  time.Duration // how long an operation waits for the cluster; 0 is 60 s
-	DirtyBytes int64         // most memory for bytes that are not committed yet; 0 is 64 MiB
-	CacheBytes int64         // most memory for bytes that were read; 0 is 128 MiB
-	Logger     *slog.Logger  // nil: none
-	Dialer     rpc.Dialer    // nil: TCP
+	Masters    []string            // addresses, host:port, of some masters
+	Host       string              // this machine's name in the cluster: the nearest replica is on the same host
+	Mountpoint string              // for people who list the sessions
+	Version    string              // of the program, for the same people
+	OpTimeout  time.Duration       // how long an operation waits for the cluster; 0 is 60 s
+	DirtyBytes int64               // most memory for bytes that are not committed yet; 0 is 64 MiB
+	CacheBytes int64               // most memory for bytes that were read; 0 is 128 MiB
+	Logger     *slog.Logger        // nil: none
+	Dialer     rpc.Dialer          // nil: TCP
+	OnPending  func(bool)          // told whether changes of names and attributes are in memory only; may be nil, must not wait
+	OnSession  func(dfs.SessionID) // told of each session before it is used; may be nil
 }
 
 // Defaults and limits of Config.

@@ -44,6 +44,7 @@ type lane struct {
 	urgent  uint64        // +checklocks:mu — somebody waits for so many
 	changed chan struct{} // +checklocks:mu — closed when done grows; nil when nobody waits
 	lost    error         // +checklocks:mu — what was lost, until somebody is told
+	names   uint64        // +checklocks:mu — so many are to be told until nothing but commits is left; 0: they are
 }
 
 // change is one change that was made in memory.
@@ -77,6 +78,12 @@ func (l *lane) add(c *change, urgent bool) {
 	}
 	l.queue = append(l.queue, c)
 	l.added++
+	if !c.commit {
+		if l.names == 0 && l.fs.cfg.OnPending != nil {
+			l.fs.cfg.OnPending(true)
+		}
+		l.names = l.added
+	}
 	if urgent {
 		l.urgent = l.added
 	}
@@ -137,7 +144,19 @@ func (l *lane) sync(ctx context.Context) error {
 	defer l.mu.Unlock()
 	err := l.lost
 	l.lost = nil
+	if err != nil {
+		l.settledLocked()
+	}
 	return err
+}
+
+// settledLocked says that nothing would be lost without a word if this process died.
+//
+// +checklocks:l.mu
+func (l *lane) settledLocked() {
+	if l.names == 0 && l.lost == nil && l.fs.cfg.OnPending != nil {
+		l.fs.cfg.OnPending(false)
+	}
 }
 
 // take waits for changes that are due, and takes them off the queue.
@@ -372,6 +391,10 @@ func (l *lane) finish(n int, lost error) {
 	}
 	if lost != nil {
 		l.lost = lost
+	}
+	if l.names != 0 && l.done >= l.names {
+		l.names = 0
+		l.settledLocked()
 	}
 	if l.changed != nil {
 		close(l.changed)

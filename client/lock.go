@@ -529,6 +529,24 @@ func (f *File) CloseLocks(ctx context.Context, owner uint64) error {
 	return err
 }
 
+// MayBeLocked reports whether programs of this client have locks of the file, or the file
+// is an empty one: such are often there for locks only.
+func (f *File) MayBeLocked() bool {
+	f.in.mu.Lock()
+	empty := f.in.size() == 0
+	f.in.mu.Unlock()
+	return empty || f.in.fs.anyLocks(f.in.ino, func(dfs.Lock) bool { return true })
+}
+
+// HoldsLocks reports whether locks are held that were set through this File.
+func (f *File) HoldsLocks() bool {
+	l := f.in.fs.leases
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fl := l.locks[f.in.ino]
+	return fl != nil && slices.ContainsFunc(fl.held, func(h dfs.Lock) bool { return h.File == f.id })
+}
+
 // unlockFile takes away what was set through an open file, at its end.
 func (f *File) unlockFile() {
 	fs := f.in.fs

@@ -77,6 +77,9 @@ func (fs *FS) openSession(ctx context.Context) (*session, error) {
 	if r := reply.Chunks; r != nil {
 		s.chunks = idRange{r.From, r.To}
 	}
+	if fs.cfg.OnSession != nil {
+		fs.cfg.OnSession(s.id)
+	}
 	return s, nil
 }
 

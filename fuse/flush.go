@@ -16,6 +16,9 @@ func (fs *fileSystem) Flush(cancel <-chan struct{}, input *gofuse.FlushIn) (stat
 		return gofuse.EBADF
 	}
 	err := f.Flush(r)
+	fs.told(f, err)
 	// Whatever has become of the bytes, the process has closed a descriptor.
-	return r.status(errors.Join(err, f.CloseLocks(r, input.LockOwner)))
+	err = errors.Join(err, f.CloseLocks(r, input.LockOwner))
+	fs.locked(f)
+	return r.status(err)
 }

@@ -33,10 +33,13 @@ type fileSystem struct {
 	mu         sync.RWMutex
 	nextHandle uint64                 // +checklocks:mu
 	files      map[uint64]*fileHandle // +checklocks:mu
+	openedBy   map[uint64]uint64      // +checklocks:mu — handles of a process before, by the request that opened them
 	dirs       map[uint64]*dirHandle  // +checklocks:mu
 
 	known  lastKnown
 	kernel kernelCache
+	ledger *Ledger      // nil: the mount ends with the process
+	gate   sync.RWMutex // held by each request, and for good by who makes room for another process
 
 	complainMu sync.Mutex
 	complained map[string]time.Time // +checklocks:complainMu; by operation
@@ -51,11 +54,17 @@ func newFileSystem(ctx context.Context, cfg Config, root dfs.Attr) *fileSystem {
 		metrics:       newMetrics(cfg.Registerer),
 		files:         map[uint64]*fileHandle{},
 		dirs:          map[uint64]*dirHandle{},
+		openedBy:      map[uint64]uint64{},
+		ledger:        cfg.Ledger,
 		complained:    map[string]time.Time{},
 		known:         lastKnown{root: root},
 	}
 	// The mount outlives the call that made it; close ends it.
 	fs.base, fs.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if fs.ledger != nil {
+		fs.nextHandle = fs.ledger.firstHandle()
+		fs.watchers.Go(fs.settleLoop)
+	}
 	return fs
 }
 
@@ -96,17 +105,40 @@ type fileHandle struct {
 	*client.File
 	byRoot   bool
 	harmless atomic.Bool // the file has neither setuid nor setgid; see killSuid
+	slot     int         // in the ledger; -1: none
+
+	dirtyMu sync.Mutex
+	dirty   bool // +checklocks:dirtyMu — as the ledger says
+	untold  bool // +checklocks:dirtyMu — a process before has lost bytes, and nobody knows
 
 	writingMu sync.Mutex
 	writing   writing // +checklocks:writingMu
 }
 
-func (fs *fileSystem) addFile(f *client.File, uid uint32) uint64 {
+func (fs *fileSystem) addFile(f *client.File, in *gofuse.InHeader, flags uint32) uint64 {
+	h := &fileHandle{File: f, byRoot: in.Uid == 0, slot: -1}
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
 	fs.nextHandle++
-	fs.files[fs.nextHandle] = &fileHandle{File: f, byRoot: uid == 0}
-	return fs.nextHandle
+	handle := fs.nextHandle
+	fs.files[handle] = h
+	fs.mu.Unlock()
+	if fs.ledger != nil {
+		unique, _ := uniqueOf(in.Unique)
+		h.slot = fs.ledger.add(&openFile{handle: handle, unique: unique, Adopted: client.Adopted{Ino: f.Ino(), Flags: flags, Cred: cred(in)}})
+	}
+	return handle
+}
+
+// release closes a file; one that is not there was closed before.
+func (fs *fileSystem) release(handle uint64) {
+	h := fs.removeFile(handle)
+	if h == nil {
+		return
+	}
+	h.Release()
+	if fs.ledger != nil {
+		fs.ledger.remove(h.slot)
+	}
 }
 
 // forgetHarmless makes the next write to the inode look at its mode again.

@@ -14,7 +14,10 @@ func (fs *fileSystem) Fsync(cancel <-chan struct{}, input *gofuse.FsyncIn) (stat
 	if f == nil {
 		return gofuse.EBADF
 	}
-	return r.status(f.Fsync(r, input.FsyncFlags&dataOnly != 0))
+	err := f.Fsync(r, input.FsyncFlags&dataOnly != 0)
+	fs.told(f, err)
+	fs.settled(f)
+	return r.status(err)
 }
 
 // FsyncDir makes the names of a folder survive.

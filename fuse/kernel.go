@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -86,7 +85,18 @@ func (fs *fileSystem) keepFor(a *dfs.Attr) time.Duration {
 		fs.kernel.server.InodeNotify(fs.node(a.Ino), attributesOnly, 0)
 		return 0
 	}
-	return fs.client.CacheFor(a.Ino)
+	return fs.cacheFor(a.Ino)
+}
+
+// cacheFor is how long the kernel may keep attributes, which the ledger has to know of.
+func (fs *fileSystem) cacheFor(ino dfs.Ino) time.Duration {
+	t := fs.client.CacheFor(ino)
+	if t > 0 && fs.ledger != nil {
+		if evicted := fs.ledger.known(fs.node(ino)); evicted != 0 {
+			fs.kernel.server.InodeNotify(evicted, attributesOnly, 0)
+		}
+	}
+	return t
 }
 
 // attributesOnly as the offset of an invalidation leaves the pages.
@@ -105,15 +115,13 @@ func (fs *fileSystem) doubtNames() {
 	if !k.names.Load() {
 		return
 	}
-	var msg [notifyHeaderLen]byte // struct fuse_out_header: length, code, unique 0
-	binary.NativeEndian.PutUint32(msg[:], notifyHeaderLen)
-	binary.NativeEndian.PutUint32(msg[4:], notifyIncEpoch)
+	msg := notification(notifyIncEpoch)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.device == nil {
 		return
 	}
-	if _, err := k.device.Write(msg[:]); err != nil && !errors.Is(err, unix.ENODEV) {
+	if _, err := k.device.Write(msg); err != nil && !errors.Is(err, unix.ENODEV) {
 		k.names.Store(false)
 		fs.logger.Warn("the kernel does not take an invalidation of names: it caches none from now on", "err", err)
 	}

@@ -70,7 +70,9 @@ func (fs *fileSystem) setLock(ctx context.Context, r *request, input *gofuse.LkI
 	if !ok {
 		return gofuse.EINVAL
 	}
-	return r.status(f.SetLock(ctx, lock, wait))
+	err := f.SetLock(ctx, lock, wait)
+	fs.locked(f)
+	return r.status(err)
 }
 
 // lockOf reads which lock the kernel means. The owner is the process or the open file

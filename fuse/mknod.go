@@ -7,6 +7,9 @@ func (fs *fileSystem) Mknod(cancel <-chan struct{}, input *gofuse.MknodIn, name 
 	r := fs.begin(opMknod, cancel, &input.InHeader)
 	defer r.end(&status)
 	attr, err := fs.client.Mknod(r, maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Rdev)
+	if a, ok := fs.made(r, &input.InHeader, name, input.Mode, err); ok {
+		attr, err = a, nil
+	}
 	if err != nil {
 		return r.status(err)
 	}

@@ -47,6 +47,10 @@ type Config struct {
 	Debug      bool     // log each request
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // for the counters of requests; may be nil
+
+	// A mount that outlives its process has both.
+	Device *os.File // of Connect; the mountpoint is as Connect was given it, without symlinks
+	Ledger *Ledger
 }
 
 // Server is one mount. It serves until it is unmounted, by Unmount or by
@@ -68,33 +72,30 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Root == 0 {
 		cfg.Root = dfs.RootIno
 	}
-	mountpoint, err := filepath.Abs(cfg.Mountpoint)
+	mountpoint, err := cfg.where()
 	if err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", cfg.Mountpoint, err)
 	}
-	// The mount table has the path without symlinks, and an unmount wants that one.
-	if mountpoint, err = filepath.EvalSymlinks(mountpoint); err != nil {
-		return nil, fmt.Errorf("mount on %s: %w", cfg.Mountpoint, err)
-	}
-	attr, err := cfg.FS.GetAttr(ctx, cfg.Root)
-	if err != nil {
-		return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
-	}
-	if !attr.IsDir() {
-		return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
+	again := cfg.Ledger != nil && cfg.Ledger.Mounted()
+	var attr dfs.Attr
+	if !again { // else to ask would be to wait for the leases of the process before
+		if attr, err = cfg.FS.GetAttr(ctx, cfg.Root); err != nil {
+			return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
+		}
+		if !attr.IsDir() {
+			return nil, fmt.Errorf("mount on %s: inode %d is not a folder", mountpoint, cfg.Root)
+		}
 	}
 	fs := newFileSystem(ctx, cfg, attr)
-	attaching.Lock()
-	before := devices()
-	srv, err := attach(fs, mountpoint, cfg)
+	srv, err := begin(ctx, fs, mountpoint, cfg)
 	if err != nil {
-		attaching.Unlock()
 		fs.close()
 		return nil, err
 	}
-	fs.attached(srv, newDevice(before))
-	attaching.Unlock()
 	s := &Server{fs: fs, fuse: srv, mountpoint: mountpoint, done: make(chan struct{})}
+	if cfg.Ledger != nil {
+		warm()
+	}
 	go func() { // owned by the mount: it ends with it, and Wait waits for it
 		defer close(s.done)
 		srv.Serve()
@@ -113,9 +114,87 @@ func Mount(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// where is the mountpoint as the mount table has it, without symlinks: an unmount wants
+// that one. Of a mount that is there already it is given, since to look is to ask the mount.
+func (cfg *Config) where() (string, error) {
+	if cfg.Device != nil {
+		return cfg.Mountpoint, nil
+	}
+	mountpoint, err := filepath.Abs(cfg.Mountpoint)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(mountpoint)
+}
+
+// begin makes the connection, or takes one over.
+func begin(ctx context.Context, fs *fileSystem, mountpoint string, cfg Config) (*gofuse.Server, error) {
+	if cfg.Ledger == nil {
+		attaching.Lock()
+		defer attaching.Unlock()
+		before := devices()
+		srv, err := attach(fs, mountpoint, cfg)
+		if err == nil {
+			fs.attached(srv, newDevice(before))
+		}
+		return srv, err
+	}
+	again := cfg.Ledger.Mounted()
+	var adopted []client.Adopted
+	var files []*client.File
+	var err error
+	if again {
+		if adopted, files, err = fs.adopt(ctx); err != nil {
+			return nil, err
+		}
+	}
+	srv, err := attachTo(fs, cfg.Device, cfg.Ledger, mountOptions(cfg))
+	if err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
+	}
+	fs.attached(srv, cfg.Device)
+	fs.speaks(srv.KernelSettings())
+	if again {
+		if err := fs.takeOver(ctx, adopted, files); err != nil {
+			return nil, fmt.Errorf("mount on %s: %w", mountpoint, err)
+		}
+		attr, err := cfg.FS.GetAttr(ctx, cfg.Root)
+		if err != nil {
+			return nil, fmt.Errorf("mount on %s: the root does not answer: %w", mountpoint, err)
+		}
+		fs.known.mu.Lock()
+		fs.known.root = attr
+		fs.known.mu.Unlock()
+	}
+	return srv, nil
+}
+
 // attach calls mount(2): by ourselves as root, through the helper fusermount3
 // as anybody else.
 func attach(fs *fileSystem, mountpoint string, cfg Config) (*gofuse.Server, error) {
+	opts := mountOptions(cfg)
+	if os.Geteuid() == 0 {
+		direct := *opts
+		direct.DirectMountStrict = true
+		direct.DirectMountFlags = syscall.MS_NOSUID | syscall.MS_NODEV
+		if cfg.ReadOnly {
+			direct.DirectMountFlags |= syscall.MS_RDONLY
+		}
+		srv, err := gofuse.NewServer(fs, mountpoint, &direct)
+		if err == nil || !errors.Is(err, syscall.EPERM) {
+			return srv, explain(mountpoint, err)
+		}
+		// Root without CAP_SYS_ADMIN, as in a container: the helper may be allowed more.
+	}
+	if cfg.ReadOnly {
+		opts.Options = append(opts.Options, "ro")
+	}
+	srv, err := gofuse.NewServer(fs, mountpoint, opts)
+	return srv, explain(mountpoint, err)
+}
+
+// mountOptions is what go-fuse is told of a mount.
+func mountOptions(cfg Config) *gofuse.MountOptions {
 	opts := &gofuse.MountOptions{
 		AllowOther:    cfg.AllowOther,
 		Options:       append([]string{"default_permissions"}, cfg.Options...),
@@ -140,24 +219,7 @@ func attach(fs *fileSystem, mountpoint string, cfg Config) (*gofuse.Server, erro
 	if opts.FsName == "" {
 		opts.FsName = "dfs"
 	}
-	if os.Geteuid() == 0 {
-		direct := *opts
-		direct.DirectMountStrict = true
-		direct.DirectMountFlags = syscall.MS_NOSUID | syscall.MS_NODEV
-		if cfg.ReadOnly {
-			direct.DirectMountFlags |= syscall.MS_RDONLY
-		}
-		srv, err := gofuse.NewServer(fs, mountpoint, &direct)
-		if err == nil || !errors.Is(err, syscall.EPERM) {
-			return srv, explain(mountpoint, err)
-		}
-		// Root without CAP_SYS_ADMIN, as in a container: the helper may be allowed more.
-	}
-	if cfg.ReadOnly {
-		opts.Options = append(opts.Options, "ro")
-	}
-	srv, err := gofuse.NewServer(fs, mountpoint, opts)
-	return srv, explain(mountpoint, err)
+	return opts
 }
 
 func explain(mountpoint string, err error) error {
@@ -241,6 +303,35 @@ func umount(mountpoint string, flags int) error {
 		return fmt.Errorf("umount %s: %w", mountpoint, ErrBusy)
 	}
 	return fmt.Errorf("umount %s: %w", mountpoint, err)
+}
+
+// Detach takes a mount that nobody serves out of the tree.
+func Detach(mountpoint string) error { return umount(mountpoint, unix.MNT_DETACH) }
+
+// replaceTimeout is how long requests under way may take when another process is to
+// serve the mount; those that take longer are sent to it again.
+const replaceTimeout = 5 * time.Second
+
+// Yield stops answering, for another process to take the mount over: it returns when what
+// was answered is on its way and everything is written back. Requests that come meanwhile
+// are left to the other.
+func (s *Server) Yield(ctx context.Context) error {
+	still := make(chan struct{})
+	go func() { // ends with the process, or when the requests under way have ended
+		s.fs.gate.Lock()
+		close(still)
+	}()
+	select {
+	case <-still:
+	case <-time.After(replaceTimeout):
+	}
+	err := s.fs.client.Sync(ctx)
+	s.fs.mu.RLock()
+	defer s.fs.mu.RUnlock()
+	for _, h := range s.fs.files {
+		s.fs.settled(h)
+	}
+	return err
 }
 
 // setReadAhead raises the read-ahead of the mount's backing device: the 128 KiB

@@ -12,6 +12,7 @@ import (
 func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *gofuse.OpenOut) (status gofuse.Status) {
 	r := fs.begin(opOpen, cancel, &input.InHeader)
 	defer r.end(&status)
+	fs.dropResent(&input.InHeader)
 	f, err := fs.client.Open(r, cred(&input.InHeader), fs.ino(input.NodeId), input.Flags)
 	if err != nil {
 		return r.status(err)
@@ -23,7 +24,7 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 		}
 		fs.Invalidate([]dfs.Ino{f.Ino()})
 	}
-	fs.fillOpen(out, f, input.Flags, input.Uid)
+	fs.fillOpen(out, f, input.Flags, &input.InHeader)
 	return gofuse.OK
 }
 
@@ -31,20 +32,25 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, name string, out *gofuse.CreateOut) (status gofuse.Status) {
 	r := fs.begin(opCreate, cancel, &input.InHeader)
 	defer r.end(&status)
+	fs.dropResent(&input.InHeader)
 	f, attr, err := fs.client.Create(r, maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Flags)
+	if a, ok := fs.made(r, &input.InHeader, name, unix.S_IFREG, err); ok {
+		attr = a
+		f, err = fs.client.Open(r, cred(&input.InHeader), attr.Ino, input.Flags)
+	}
 	if err != nil {
 		return r.status(err)
 	}
 	fs.fillEntry(&out.EntryOut, fs.ino(input.NodeId), &attr)
-	fs.fillOpen(&out.OpenOut, f, input.Flags, input.Uid)
+	fs.fillOpen(&out.OpenOut, f, input.Flags, &input.InHeader)
 	return gofuse.OK
 }
 
 // fillOpen registers the handle and says how the kernel is to use it. The kernel
 // drops the file's pages at each open but where a lease has kept them good: another
 // mount may have changed the bytes and put the times back.
-func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags, uid uint32) {
-	out.Fh = fs.addFile(f, uid)
+func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags uint32, in *gofuse.InHeader) {
+	out.Fh = fs.addFile(f, in, flags)
 	if fs.client.KeepPages(f.Ino()) {
 		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
 	}
@@ -52,7 +58,9 @@ func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags, uid u
 		// Past the page cache, and writers of one file need not wait for each other.
 		out.OpenFlags |= gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
-	if flags&unix.O_ACCMODE == unix.O_RDONLY {
-		out.OpenFlags |= gofuse.FOPEN_NOFLUSH // nothing was written that close(2) could have to tell of
+	if flags&unix.O_ACCMODE == unix.O_RDONLY && !f.MayBeLocked() {
+		// Nothing was written that close(2) could have to tell of, and there is no lock that
+		// it could end.
+		out.OpenFlags |= gofuse.FOPEN_NOFLUSH
 	}
 }

@@ -39,8 +39,20 @@ func (fs *fileSystem) ReleaseDir(input *gofuse.ReleaseIn) {
 	delete(fs.dirs, input.Fh)
 }
 
+// dir finds an open folder. One that a process before this one has opened goes on with
+// nothing listed ahead: cookies stay what they are.
 func (fs *fileSystem) dir(handle uint64) *dirHandle {
 	fs.mu.RLock()
-	defer fs.mu.RUnlock()
-	return fs.dirs[handle]
+	h := fs.dirs[handle]
+	fs.mu.RUnlock()
+	if h != nil || fs.ledger == nil || handle > fs.ledger.firstHandle() {
+		return h
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if h = fs.dirs[handle]; h == nil {
+		h = &dirHandle{}
+		fs.dirs[handle] = h
+	}
+	return h
 }

@@ -13,5 +13,12 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, input *gofuse.RenameIn, nam
 	if input.Flags&^(dfs.RenameNoReplace|dfs.RenameExchange|dfs.RenameWhiteout) != 0 {
 		return gofuse.EINVAL
 	}
-	return r.status(fs.client.Rename(r, cred(&input.InHeader), fs.ino(input.NodeId), name, fs.ino(input.Newdir), newName, input.Flags))
+	err := fs.client.Rename(r, cred(&input.InHeader), fs.ino(input.NodeId), name, fs.ino(input.Newdir), newName, input.Flags)
+	if gone(&input.InHeader, err) {
+		// The source is gone; if the target is there the process before this one has moved it.
+		if _, lerr := fs.client.Lookup(r, cred(&input.InHeader), fs.ino(input.Newdir), newName); lerr == nil {
+			return gofuse.OK
+		}
+	}
+	return r.status(err)
 }

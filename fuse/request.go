@@ -48,6 +48,7 @@ type request struct {
 
 // begin starts a request; the caller must end it.
 func (fs *fileSystem) begin(op op, cancel <-chan struct{}, h *gofuse.InHeader) *request {
+	fs.gate.RLock()
 	r := &request{fs: fs, op: &fs.metrics[op], start: time.Now(), interrupt: cancel, pid: h.Pid}
 	r.Context, r.stop = context.WithCancel(fs.base)
 	return r
@@ -57,6 +58,7 @@ func (fs *fileSystem) begin(op op, cancel <-chan struct{}, h *gofuse.InHeader) *
 func (r *request) end(status *gofuse.Status) {
 	r.stop()
 	r.op.observe(time.Since(r.start), *status)
+	r.fs.gate.RUnlock()
 }
 
 // Done starts to watch for signals when somebody is going to wait. Many

@@ -20,7 +20,7 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, input *gofuse.SetAttrIn, o
 		return r.status(err)
 	}
 	fillAttr(&out.Attr, &attr)
-	out.SetTimeout(fs.client.CacheFor(attr.Ino))
+	out.SetTimeout(fs.cacheFor(attr.Ino))
 	return gofuse.OK
 }
 

@@ -6,5 +6,9 @@ import gofuse "github.com/hanwen/go-fuse/v2/fuse"
 func (fs *fileSystem) Unlink(cancel <-chan struct{}, header *gofuse.InHeader, name string) (status gofuse.Status) {
 	r := fs.begin(opUnlink, cancel, header)
 	defer r.end(&status)
-	return r.status(fs.client.Unlink(r, cred(header), fs.ino(header.NodeId), name))
+	err := fs.client.Unlink(r, cred(header), fs.ino(header.NodeId), name)
+	if gone(header, err) {
+		return gofuse.OK
+	}
+	return r.status(err)
 }

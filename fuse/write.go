@@ -30,6 +30,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 	}
 	n, err := h.WritePart(r, data, int64(input.Offset), h.goesOn(input))
 	if n > 0 {
+		fs.wrote(h)
 		return uint32(n), gofuse.OK // a short write: the program hears of the error at the next one
 	}
 	return 0, r.status(err)

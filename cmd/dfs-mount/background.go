@@ -8,6 +8,7 @@ import (
 	"log/syslog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,8 +60,11 @@ func startBackground(ctx context.Context) error {
 		return fmt.Errorf("cannot start in the background: %w; use -f", err)
 	}
 	w.Close()
-	stop := context.AfterFunc(ctx, func() { r.Close() })
+	// Ctrl-C while it waits for the cluster is for the child, too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	release := context.AfterFunc(ctx, func() { _ = child.Process.Signal(syscall.SIGTERM) })
+	defer release()
 	text, err := io.ReadAll(r)
 	switch {
 	case err != nil:
@@ -74,21 +78,28 @@ func startBackground(ctx context.Context) error {
 	return fmt.Errorf("the background process ended before it mounted: %w", child.Wait())
 }
 
-// serveBackground is the daemon's side: it says how it went on the pipe, then
-// lets go of the terminal.
-func serveBackground(ctx context.Context, opts *options, ready *os.File) error {
+// work serves as a worker. ready is the pipe to who started the mount; nil for one that
+// takes it over, and in the foreground.
+func work(ctx context.Context, opts *options, w *worker, ready *os.File) error {
+	opts.mountpoint, opts.logFile, opts.pidFile = w.state.Mountpoint, w.state.LogFile, w.state.PidFile
+	if opts.foreground {
+		return serve(ctx, opts, w, os.Stderr, func() {})
+	}
 	log, keepStderr := backgroundLog()
 	mounted := false
-	err := serve(ctx, opts, log, func() {
+	err := serve(ctx, opts, w, log, func() {
 		mounted = true
+		if ready == nil {
+			return
+		}
 		detachStdio(keepStderr)
 		_, _ = io.WriteString(ready, readyWord)
 		ready.Close()
 	})
-	if err != nil && !mounted {
+	if err != nil && !mounted && ready != nil {
 		_, _ = io.WriteString(ready, err.Error())
 		ready.Close()
-		os.Exit(cli.Code(err)) // the parent prints it
+		os.Exit(cli.Code(err)) // the first process prints it
 	}
 	return err
 }

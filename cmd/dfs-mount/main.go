@@ -5,18 +5,32 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"dfs/fuse"
 	"dfs/internal/cli"
 
 	"github.com/spf13/cobra"
 )
 
 func main() {
-	if err := run(context.Background(), os.Args); err != nil {
+	err := run(context.Background(), os.Args)
+	if errors.Is(err, errReplace) {
+		os.Exit(replaceCode) // the supervisor starts another
+	}
+	if errors.Is(err, fuse.ErrTakeover) {
+		os.Exit(remountCode)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		os.Exit(exit.ExitCode()) // a worker has said why
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "dfs-mount:", err)
 		os.Exit(cli.Code(err))
 	}
@@ -42,6 +56,8 @@ MASTERS are the addresses of the masters, separated by commas; one that answers
 is enough, it knows the others. Without the argument they are read from
 DFS_MASTERS. The command returns as soon as the mount can be used, and serves it
 in the background until it is unmounted (umount, fusermount3 -u) or gets SIGTERM.
+SIGHUP makes the program that is now at its path go on with the mount. A mount whose
+process is killed comes back by itself.
 
 Each long flag is also an option of -o and a variable of the environment:
 --op-timeout=10s is -o op-timeout=10s is DFS_OP_TIMEOUT=10s. Of mount(8)'s own
@@ -89,14 +105,23 @@ func newCommand() *cobra.Command {
 			if opts.fake {
 				return nil
 			}
+			w, err := asWorker()
+			if err != nil {
+				return err
+			}
+			ready := readyPipe()
+			if w != nil {
+				return work(cmd.Context(), opts, w, ready)
+			}
 			if err := checkMountpoint(opts.mountpoint); err != nil {
 				return err
 			}
-			if ready := readyPipe(); ready != nil {
-				return serveBackground(cmd.Context(), opts, ready)
+			if ready != nil {
+				log, keepStderr := backgroundLog()
+				return supervise(cmd.Context(), opts, log, ready, func() { detachStdio(keepStderr) })
 			}
 			if opts.foreground {
-				return serve(cmd.Context(), opts, os.Stderr, func() {})
+				return supervise(cmd.Context(), opts, os.Stderr, nil, func() {})
 			}
 			return startBackground(cmd.Context())
 		},

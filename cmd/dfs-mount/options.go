@@ -21,6 +21,7 @@ type options struct {
 	source     string // the masters as they were given, for the mount table
 
 	foreground  bool
+	noWait      bool
 	fake        bool // as a mount helper: do all but mount
 	sloppy      bool // as a mount helper: ignore unknown options
 	readOnly    bool
@@ -51,6 +52,7 @@ func defaultOptions() *options {
 
 func (o *options) register(f *pflag.FlagSet) {
 	f.BoolVarP(&o.foreground, "foreground", "f", o.foreground, "stay in the foreground")
+	f.BoolVar(&o.noWait, "no-wait", o.noWait, "fail when the cluster does not answer, instead of waiting for it")
 	f.BoolVar(&o.readOnly, "ro", o.readOnly, "mount read-only")
 	f.BoolVar(&o.allowOther, "allow-other", o.allowOther, "let other users in; needs user_allow_other in /etc/fuse.conf unless root mounts")
 	f.StringVar(&o.path, "path", o.path, "folder of the file system to mount")

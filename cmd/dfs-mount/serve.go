@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 
 	"dfs"
 	"dfs/client"
@@ -42,7 +43,7 @@ func checkMountpoint(path string) error {
 
 // serve mounts, calls ready, and serves until the mount is gone or a signal asks
 // it to end.
-func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) error {
+func serve(ctx context.Context, opts *options, w *worker, stderr io.Writer, ready func()) error {
 	logger, closeLog, err := openLog(opts, stderr)
 	if err != nil {
 		return err
@@ -50,10 +51,10 @@ func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) e
 	defer closeLog()
 	limitMemory(opts)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
-	fs, err := dial(ctx, opts, logger, signals)
+	fs, err := dial(ctx, opts, w, logger, signals)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) e
 			_ = fs.Close()
 		}
 	}()
-	root, err := resolve(ctx, fs, opts)
+	root, err := resolve(ctx, fs, opts, w)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) e
 		defer srv.Close()
 		logger.Info("admin", "address", srv.Addr())
 	}
-	mount, err := fuse.Mount(ctx, fuse.Config{
+	cfg := fuse.Config{
 		FS:         fs,
 		Root:       root,
 		Mountpoint: opts.mountpoint,
@@ -88,7 +89,18 @@ func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) e
 		Debug:      opts.debug,
 		Logger:     logger,
 		Registerer: registry,
-	})
+		Ledger:     w.ledger,
+		Device:     w.device,
+	}
+	if cfg.Device == nil {
+		if cfg.Device, err = fuse.Connect(cfg); err != nil {
+			return err
+		}
+		if err := w.say(sayMounted, cfg.Device); err != nil {
+			return err
+		}
+	}
+	mount, err := fuse.Mount(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -101,12 +113,37 @@ func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) e
 	}
 	logger.Info("mounted", "mountpoint", opts.mountpoint, "path", opts.path)
 	ready()
-	select {
-	case <-mount.Done():
-		logger.Info("unmounted", "mountpoint", opts.mountpoint)
-	case s := <-signals:
-		logger.Info("ending", "signal", s.String())
-		unmount(mount, fs, opts, logger, signals)
+	if err := w.say(sayReady, nil); err != nil {
+		logger.Warn("the mount ends when this process does", "err", err)
+	}
+	alone := make(chan struct{})
+	go func() { // ends with the supervisor
+		w.abandoned()
+		close(alone)
+	}()
+	for ending := false; !ending; {
+		select {
+		case <-mount.Done():
+			logger.Info("unmounted", "mountpoint", opts.mountpoint)
+			ending = true
+		case s := <-signals:
+			if s == syscall.SIGHUP && alone != nil {
+				closed = true
+				return replace(ctx, mount, logger)
+			}
+			logger.Info("ending", "signal", s.String())
+			unmount(mount, fs, opts, logger, signals)
+			ending = true
+		case <-alone:
+			if opts.foreground {
+				logger.Error("the supervisor has ended: so does the mount")
+				unmount(mount, fs, opts, logger, signals)
+				ending = true
+				break
+			}
+			logger.Error("the supervisor has ended: the mount ends when this process does")
+			alone = nil
+		}
 	}
 	closed = true
 	if err := fs.Close(); err != nil {
@@ -115,9 +152,20 @@ func serve(ctx context.Context, opts *options, stderr io.Writer, ready func()) e
 	return nil
 }
 
-// dial connects to the cluster; a signal ends the wait for it.
-func dial(ctx context.Context, opts *options, logger *slog.Logger, signals <-chan os.Signal) (*client.FS, error) {
-	ctx, cancel := context.WithTimeout(ctx, opts.opTimeout)
+// replace makes room for another process.
+func replace(ctx context.Context, mount *fuse.Server, logger *slog.Logger) error {
+	if err := mount.Yield(ctx); err != nil {
+		logger.Error("not everything could be written back; programs that have the files open are told", "err", err)
+	}
+	return errReplace
+}
+
+// noWait bounds the search for the masters with --no-wait.
+const noWait = 3 * time.Second
+
+// dial connects to the cluster, and waits until it is there; a signal ends the wait.
+func dial(ctx context.Context, opts *options, w *worker, logger *slog.Logger, signals <-chan os.Signal) (*client.FS, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan struct{})
 	defer close(done)
@@ -132,7 +180,7 @@ func dial(ctx context.Context, opts *options, logger *slog.Logger, signals <-cha
 	if err != nil {
 		return nil, err
 	}
-	fs, err := client.Dial(ctx, client.Config{
+	cfg := client.Config{
 		Masters:    opts.masters,
 		Host:       host,
 		Mountpoint: opts.mountpoint,
@@ -140,15 +188,42 @@ func dial(ctx context.Context, opts *options, logger *slog.Logger, signals <-cha
 		DirtyBytes: int64(opts.dirty),
 		CacheBytes: int64(opts.cache),
 		Logger:     logger,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("masters %s: %w", opts.source, err)
+		OnSession:  w.ledger.Session,
+		OnPending:  w.ledger.Pending,
 	}
-	return fs, nil
+	for told := false; ; told = true {
+		bound := opts.opTimeout
+		if opts.noWait {
+			bound = min(bound, noWait)
+		} else if !told {
+			bound = min(bound, noWait) // then it is said what is waited for
+		}
+		try, stop := context.WithTimeout(ctx, bound)
+		fs, err := client.Dial(try, cfg)
+		stop()
+		switch {
+		case err == nil:
+			return fs, nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("masters %s: interrupted while waiting for them", opts.source)
+		case opts.noWait && w.device == nil || !errors.Is(err, context.DeadlineExceeded):
+			return nil, fmt.Errorf("masters %s: %w", opts.source, err)
+		}
+		if !told {
+			const text = "waiting for the masters; Ctrl-C ends it, --no-wait does not wait"
+			logger.Warn(text, "masters", opts.source, "err", err)
+			if !opts.foreground && w.device == nil {
+				fmt.Fprintf(os.Stderr, "dfs-mount: %s (%s)\n", text, opts.source)
+			}
+		}
+	}
 }
 
 // resolve finds the folder that is to be the mount's root.
-func resolve(ctx context.Context, fs *client.FS, opts *options) (dfs.Ino, error) {
+func resolve(ctx context.Context, fs *client.FS, opts *options, w *worker) (dfs.Ino, error) {
+	if w.ledger.Mounted() {
+		return w.ledger.Root(), nil
+	}
 	if opts.path == "/" {
 		return dfs.RootIno, nil
 	}

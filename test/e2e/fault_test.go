@@ -300,10 +300,11 @@ func TestKillOfEverythingKeepsWhatWasSynced(t *testing.T) {
 			}))
 		}
 		progress(t, 5+3*round, workers...)
-		for _, p := range append(c.all(), m.process) {
+		for _, p := range c.all() {
 			p.signal(syscall.SIGKILL)
 		}
-		for _, p := range append(c.all(), m.process) {
+		m.kill()
+		for _, p := range c.all() {
 			p.kill()
 		}
 		must(t, m.remove())

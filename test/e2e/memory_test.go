@@ -18,7 +18,18 @@ const (
 // peak is the most memory that a process has had, in MiB.
 func (p *process) peak(t *testing.T) int {
 	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	return peakOf(t, p.cmd.Process.Pid)
+}
+
+// peak of a mount is that of the process that serves it.
+func (m *mount) peak(t *testing.T) int {
+	t.Helper()
+	return peakOf(t, m.worker())
+}
+
+func peakOf(t *testing.T, pid int) int {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
 	_, rest, _ := strings.Cut(string(data), "VmHWM:")
 	var kib int

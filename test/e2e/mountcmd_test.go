@@ -146,7 +146,7 @@ func TestMountRefusals(t *testing.T) {
 	refusal(t, "a mountpoint that is not there", "no such file or directory", "dfs-mount", masters, filepath.Join(dir, "x"))
 	refusal(t, "a path that is not there", "path=/no/such", "dfs-mount", "-o", "path=/no/such", masters, dir)
 	start := time.Now()
-	refusal(t, "masters that are not there", "127.0.0.1:1", "dfs-mount", "-o", "op-timeout=2s", "127.0.0.1:1", dir)
+	refusal(t, "masters that are not there", "127.0.0.1:1", "dfs-mount", "-o", "op-timeout=2s,no-wait", "127.0.0.1:1", dir)
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("masters that are not there: %v for a bound of 2s", took)
 	}
