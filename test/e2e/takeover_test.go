@@ -476,3 +476,57 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
+
+// TestNewerProgramGoesOnWithTheMount: SIGHUP starts what is at the program's path now.
+func TestNewerProgramGoesOnWithTheMount(t *testing.T) {
+	c := shared.get(t)
+	program := filepath.Join(t.TempDir(), "dfs-mount")
+	install := func() {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(binaries, "dfs-mount"))
+		must(t, err)
+		must(t, os.WriteFile(program+".new", data, 0o755))
+		must(t, os.Rename(program+".new", program))
+	}
+	install()
+	var pidFile string
+	dir, worker := detached(t, func(dir, pid string) *exec.Cmd {
+		pidFile = pid
+		return exec.Command(program, "--pid-file", pid, strings.Join(c.addrs, ","), dir)
+	})
+	f, err := os.Create(filepath.Join(dir, "newer program"))
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteString("before")
+	must(t, err)
+	install()
+	must(t, unix.Kill(worker, unix.SIGHUP))
+	gone(t, worker)
+	must(t, answers(dir))
+	var now int
+	must(t, eventually(10*time.Second, "the pid file", func() error {
+		text, err := os.ReadFile(pidFile)
+		if err != nil {
+			return err
+		}
+		if now, err = strconv.Atoi(strings.TrimSpace(string(text))); err == nil && now == worker {
+			err = errors.New("of the process before")
+		}
+		return err
+	}))
+	var old, runs unix.Stat_t
+	must(t, unix.Stat(program, &old))
+	must(t, unix.Stat(fmt.Sprintf("/proc/%d/exe", now), &runs))
+	if old.Ino != runs.Ino {
+		t.Error("the process that serves the mount runs the old program")
+	}
+	_, err = f.WriteString(" after")
+	must(t, err)
+	must(t, f.Close())
+	got, err := os.ReadFile(filepath.Join(dir, "newer program"))
+	if err != nil || string(got) != "before after" {
+		t.Errorf("%q, %v", got, err)
+	}
+	command(t, "/", "umount", dir)
+	gone(t, now)
+}
