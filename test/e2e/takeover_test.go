@@ -530,3 +530,27 @@ func TestNewerProgramGoesOnWithTheMount(t *testing.T) {
 	command(t, "/", "umount", dir)
 	gone(t, now)
 }
+
+// TestCrashAgainAndAgainEndsTheMount: what crashes at once each time is given up, and leaves
+// no dead mount behind.
+func TestCrashAgainAndAgainEndsTheMount(t *testing.T) {
+	c := shared.get(t)
+	m := c.mount(t)
+	last := 0
+	must(t, eventually(60*time.Second, "the supervisor to give up", func() error {
+		if !m.alive() {
+			return nil
+		}
+		if worker := m.worker(); worker != 0 && worker != last {
+			_ = unix.Kill(worker, unix.SIGABRT) // as a Go program that crashes
+			last = worker
+		}
+		return errors.New("it goes on")
+	}))
+	if mounted(m.dir) {
+		t.Error("a dead mount is left")
+	}
+	if said := lastLines(m.log, 3); !strings.Contains(said, "is unmounted: the process that serves it died 12 times") {
+		t.Errorf("it says %q", said)
+	}
+}
