@@ -185,7 +185,9 @@ func supervise(ctx context.Context, opts *options, stderr io.Writer, ready *os.F
 		logger.Error("the process that serves the mount has died, another one takes over", "mountpoint", opts.mountpoint, "how", exit.String())
 		if deaths >= deathsMax {
 			s.detach()
-			return fmt.Errorf("%s is unmounted: the process that serves it died %d times in a row at once (%w)", opts.mountpoint, deaths, err)
+			err := fmt.Errorf("%s is unmounted: the process that serves it died %d times in a row at once (%s)", opts.mountpoint, deaths, exit)
+			logger.Error("given up", "err", err)
+			return err
 		}
 		if deaths > deathsFree && !s.pause(time.Duration(deaths-deathsFree)*deathsPause) {
 			s.detach()

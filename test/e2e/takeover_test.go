@@ -73,12 +73,23 @@ func (m *mount) kill() {
 // load is programs that use a mount, and fail the test when they are told an error, or
 // something wrong.
 type load struct {
-	stop   chan struct{}
-	wg     sync.WaitGroup
-	rounds atomic.Int64
+	stop     chan struct{}
+	wg       sync.WaitGroup
+	programs []*atomic.Int64 // rounds of each
+}
+
+// rounds is how many each program has done.
+func (l *load) rounds() []int64 {
+	all := make([]int64, len(l.programs))
+	for i, n := range l.programs {
+		all[i] = n.Load()
+	}
+	return all
 }
 
 func (l *load) run(t *testing.T, name string, round func(i int) error) {
+	rounds := &atomic.Int64{}
+	l.programs = append(l.programs, rounds)
 	l.wg.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -90,7 +101,7 @@ func (l *load) run(t *testing.T, name string, round func(i int) error) {
 				t.Errorf("%s, round %d: %v", name, i, err)
 				return
 			}
-			l.rounds.Add(1)
+			rounds.Add(1)
 		}
 	})
 }
@@ -223,7 +234,7 @@ func TestMountComesBackWhenItsProcessIsKilled(t *testing.T) {
 	const kills = 50
 	var worst, sum time.Duration
 	for i := range kills {
-		before := l.rounds.Load()
+		before := l.rounds()
 		worker := m.worker()
 		start := time.Now()
 		must(t, unix.Kill(worker, unix.SIGKILL))
@@ -237,8 +248,10 @@ func TestMountComesBackWhenItsProcessIsKilled(t *testing.T) {
 			if t.Failed() {
 				return nil
 			}
-			if n := l.rounds.Load() - before; n < 20 {
-				return fmt.Errorf("%d rounds", n)
+			for p, n := range l.rounds() {
+				if n < before[p]+2 { // the first may have been under way
+					return fmt.Errorf("program %d has done %d rounds", p, n-before[p])
+				}
 			}
 			return nil
 		}))
@@ -253,6 +266,52 @@ func TestMountComesBackWhenItsProcessIsKilled(t *testing.T) {
 	t.Logf("%d kills: back after %v on average, %v at most", kills, sum/kills, worst)
 	l.end()
 	must(t, os.RemoveAll(dir))
+}
+
+// TestNothingIsStaleAfterATakeover: attributes, names and bytes that the kernel had cached
+// under leases of the process that was killed are those that another mount has set since.
+func TestNothingIsStaleAfterATakeover(t *testing.T) {
+	c := shared.get(t)
+	m, other := c.mount(t), c.mount(t)
+	mkdir(t, filepath.Join(m.dir, "stale"))
+	path, there := filepath.Join(m.dir, "stale", "f"), filepath.Join(other.dir, "stale", "f")
+	must(t, writeSynced(path, []byte("round 00")))
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	folder, err := unix.Open(filepath.Join(m.dir, "stale"), unix.O_PATH, 0) // as a working folder: no OPEN tells of it
+	must(t, err)
+	defer unix.Close(folder)
+	for i := 1; i <= 10; i++ {
+		// All of it is known to the kernel.
+		var st unix.Stat_t
+		must(t, unix.Fstat(folder, &st))
+		links := st.Nlink
+		_, err := f.Stat()
+		must(t, err)
+		absent := filepath.Join("stale", fmt.Sprint("d", i))
+		if _, err := os.Stat(filepath.Join(m.dir, absent)); !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		must(t, unix.Kill(m.worker(), unix.SIGKILL))
+		want := fmt.Appendf(nil, "round %02d", i)
+		must(t, writeSynced(there, want))
+		must(t, os.Mkdir(filepath.Join(other.dir, absent), 0o755))
+		got := make([]byte, len(want))
+		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("an open file: %q, %v; want %q", got, err, want)
+		}
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("a file: %q, %v; want %q", got, err, want)
+		}
+		if _, err := os.Stat(filepath.Join(m.dir, absent)); err != nil {
+			t.Errorf("a name that was absent: %v", err)
+		}
+		if must(t, unix.Fstat(folder, &st)); st.Nlink != links+1 {
+			t.Errorf("a working folder has %d links, want %d", st.Nlink, links+1)
+		}
+	}
+	must(t, os.RemoveAll(filepath.Join(m.dir, "stale")))
 }
 
 func TestMountIsReplacedUnderLoad(t *testing.T) {
@@ -416,4 +475,82 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
+}
+
+// TestNewerProgramGoesOnWithTheMount: SIGHUP starts what is at the program's path now.
+func TestNewerProgramGoesOnWithTheMount(t *testing.T) {
+	c := shared.get(t)
+	program := filepath.Join(t.TempDir(), "dfs-mount")
+	install := func() {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(binaries, "dfs-mount"))
+		must(t, err)
+		must(t, os.WriteFile(program+".new", data, 0o755))
+		must(t, os.Rename(program+".new", program))
+	}
+	install()
+	var pidFile string
+	dir, worker := detached(t, func(dir, pid string) *exec.Cmd {
+		pidFile = pid
+		return exec.Command(program, "--pid-file", pid, strings.Join(c.addrs, ","), dir)
+	})
+	f, err := os.Create(filepath.Join(dir, "newer program"))
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteString("before")
+	must(t, err)
+	install()
+	must(t, unix.Kill(worker, unix.SIGHUP))
+	gone(t, worker)
+	must(t, answers(dir))
+	var now int
+	must(t, eventually(10*time.Second, "the pid file", func() error {
+		text, err := os.ReadFile(pidFile)
+		if err != nil {
+			return err
+		}
+		if now, err = strconv.Atoi(strings.TrimSpace(string(text))); err == nil && now == worker {
+			err = errors.New("of the process before")
+		}
+		return err
+	}))
+	var old, runs unix.Stat_t
+	must(t, unix.Stat(program, &old))
+	must(t, unix.Stat(fmt.Sprintf("/proc/%d/exe", now), &runs))
+	if old.Ino != runs.Ino {
+		t.Error("the process that serves the mount runs the old program")
+	}
+	_, err = f.WriteString(" after")
+	must(t, err)
+	must(t, f.Close())
+	got, err := os.ReadFile(filepath.Join(dir, "newer program"))
+	if err != nil || string(got) != "before after" {
+		t.Errorf("%q, %v", got, err)
+	}
+	command(t, "/", "umount", dir)
+	gone(t, now)
+}
+
+// TestCrashAgainAndAgainEndsTheMount: what crashes at once each time is given up, and leaves
+// no dead mount behind.
+func TestCrashAgainAndAgainEndsTheMount(t *testing.T) {
+	c := shared.get(t)
+	m := c.mount(t)
+	last := 0
+	must(t, eventually(60*time.Second, "the supervisor to give up", func() error {
+		if !m.alive() {
+			return nil
+		}
+		if worker := m.worker(); worker != 0 && worker != last {
+			_ = unix.Kill(worker, unix.SIGABRT) // as a Go program that crashes
+			last = worker
+		}
+		return errors.New("it goes on")
+	}))
+	if mounted(m.dir) {
+		t.Error("a dead mount is left")
+	}
+	if said := lastLines(m.log, 3); !strings.Contains(said, "is unmounted: the process that serves it died 12 times") {
+		t.Errorf("it says %q", said)
+	}
 }
