@@ -338,6 +338,13 @@ const (
 	XattrKillSetgid = 1 << 16
 )
 
+// Modes of Fallocate, as in fallocate(2).
+const (
+	FallocKeepSize  = 0x01
+	FallocPunchHole = 0x02
+	FallocZeroRange = 0x10
+)
+
 // StatFS is what statvfs(3) tells, in bytes.
 type StatFS struct {
 	TotalBytes uint64 // as the default policy would store them: raw bytes over its overhead

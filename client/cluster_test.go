@@ -378,6 +378,12 @@ func opFromProto(mu *metapb.Mutation) meta.Op {
 		return &meta.SetXattr{Ino: dfs.Ino(op.SetXattr.Ino), Name: string(op.SetXattr.Name), Value: op.SetXattr.Value, Flags: op.SetXattr.Flags}
 	case *metapb.Mutation_RemoveXattr:
 		return &meta.RemoveXattr{Ino: dfs.Ino(op.RemoveXattr.Ino), Name: string(op.RemoveXattr.Name)}
+	case *metapb.Mutation_Fallocate:
+		o := op.Fallocate
+		return &meta.Fallocate{Ino: dfs.Ino(o.Ino), Mode: o.Mode, Off: o.Off, Len: o.Len}
+	case *metapb.Mutation_CopyRange:
+		o := op.CopyRange
+		return &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}
 	case *metapb.Mutation_SetPolicy:
 		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
 	case *metapb.Mutation_GrantIds:

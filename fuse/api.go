@@ -5,8 +5,7 @@ import gofuse "github.com/hanwen/go-fuse/v2/fuse"
 // What of the kernel's protocol is implemented; together with docs/posix.md it
 // is the feature list. Requests not listed are answered by the embedded default
 // with ENOSYS, and Linux then does without:
-// copy_file_range(2) becomes reads and writes, access(2) is checked by the
-// kernel, ioctl(2) is refused.
+// access(2) is checked by the kernel, ioctl(2) is refused.
 var _ interface {
 	gofuse.RawFileSystem
 
@@ -46,6 +45,9 @@ type fileOps interface {
 	Write(cancel <-chan struct{}, input *gofuse.WriteIn, data []byte) (uint32, gofuse.Status)
 	Flush(cancel <-chan struct{}, input *gofuse.FlushIn) gofuse.Status
 	Fsync(cancel <-chan struct{}, input *gofuse.FsyncIn) gofuse.Status
+	Fallocate(cancel <-chan struct{}, input *gofuse.FallocateIn) gofuse.Status
+	CopyFileRange(cancel <-chan struct{}, input *gofuse.CopyFileRangeIn) (uint32, gofuse.Status)
+	Lseek(cancel <-chan struct{}, input *gofuse.LseekIn, out *gofuse.LseekOut) gofuse.Status
 	Release(cancel <-chan struct{}, input *gofuse.ReleaseIn)
 }
 

@@ -43,6 +43,9 @@ const (
 	opSetLk
 	opSetLkw
 	opTmpfile
+	opFallocate
+	opCopyFileRange
+	opLseek
 	opCount
 )
 
@@ -50,6 +53,7 @@ var opNames = [opCount]string{
 	"lookup", "getattr", "setattr", "readlink", "symlink", "mknod", "mkdir", "unlink", "rmdir", "rename", "link",
 	"open", "create", "read", "write", "flush", "fsync", "opendir", "readdir", "readdirplus",
 	"fsyncdir", "statfs", "statx", "getxattr", "setxattr", "listxattr", "removexattr", "getlk", "setlk", "setlkw", "tmpfile",
+	"fallocate", "copyfilerange", "lseek",
 }
 
 // opMetrics counts the requests of one kind.

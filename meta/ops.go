@@ -119,6 +119,23 @@ type ChunkCommit struct {
 	Sealed    bool         // the session will write no more to it
 }
 
+// Fallocate is fallocate(2). Nothing is set aside: to allocate is to grow the file.
+type Fallocate struct {
+	Ino  dfs.Ino
+	Mode uint32 // dfs.FallocKeepSize and its kin
+	Off  uint64
+	Len  uint64
+}
+
+// CopyRange is copy_file_range(2).
+type CopyRange struct {
+	From    dfs.Ino
+	FromOff uint64
+	To      dfs.Ino
+	ToOff   uint64
+	Len     uint64
+}
+
 // SetLock gives the session a lock, or takes locks of one owner away. It waits for
 // nothing: EAGAIN when another owner's is in the way.
 type SetLock struct {

@@ -20,7 +20,7 @@ type Reply struct {
 	Errno dfs.Errno
 	// Attr is the inode after the change: of Create (also when it Existed), Link,
 	// Rename (what was moved), SetAttr, SetXattr, RemoveXattr, SetPolicy, and of a
-	// Commit of one file. Nil when refused.
+	// Commit of one file; of Fallocate, and of CopyRange To. Nil when refused.
 	Attr    *dfs.Attr
 	Existed bool // Create without Excl found the name
 	// StaleMap refuses a Commit as a whole: a chunk has fewer live fragments than
@@ -36,10 +36,11 @@ type Reply struct {
 	Orphaned []dfs.Ino     // inodes that lost their last link
 	Skipped  []dfs.Ino     // Commit: files that are gone
 	Reaped   []dfs.Ino     // Reap: inodes that are gone now
-	More     bool          // Reap: ExtentsMax was reached, ask again
+	More     bool          // Reap: ExtentsMax was reached; Fallocate: it is not done: ask again
 	Dropped  []dfs.ChunkID // DropChunks: chunks whose record is gone now
 	Epoch    dfs.Epoch     // PutMap: of the map after the command, also when refused
 	Token    uint64        // SetLock of a name
+	Copied   uint64        // CopyRange: bytes
 
 	// Replayed says that this is the kept answer of an earlier Apply. It is about
 	// this Apply and is not kept.

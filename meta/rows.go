@@ -440,6 +440,7 @@ const (
 	replyLists // Orphaned, Skipped, Reaped, Dropped
 	replyEpoch
 	replyToken
+	replyCopied
 	replyEnd
 )
 
@@ -458,6 +459,7 @@ func encodeReply(b []byte, r *Reply) []byte {
 	set(replyLists, len(r.Orphaned)+len(r.Skipped)+len(r.Reaped)+len(r.Dropped) != 0)
 	set(replyEpoch, r.Epoch != 0)
 	set(replyToken, r.Token != 0)
+	set(replyCopied, r.Copied != 0)
 
 	b = append(b, rowVersion)
 	b = binary.AppendUvarint(b, has)
@@ -483,6 +485,9 @@ func encodeReply(b []byte, r *Reply) []byte {
 	}
 	if has&replyToken != 0 {
 		b = binary.AppendUvarint(b, r.Token)
+	}
+	if has&replyCopied != 0 {
+		b = binary.AppendUvarint(b, r.Copied)
 	}
 	if has&replyAttr != 0 {
 		b = binary.AppendUvarint(b, uint64(r.Attr.Ino))
@@ -526,6 +531,9 @@ func decodeReply(b []byte) (Reply, error) {
 	}
 	if has&replyToken != 0 {
 		r.Token = d.uvarint()
+	}
+	if has&replyCopied != 0 {
+		r.Copied = d.uvarint()
 	}
 	if has&replyAttr != 0 && d.err == nil {
 		ino := dfs.Ino(d.uvarint())

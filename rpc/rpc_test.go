@@ -196,8 +196,14 @@ func TestConversionsLoseNothing(t *testing.T) {
 		}
 		var cred dfs.Cred
 		random(rng, reflect.ValueOf(&cred))
+		cred.Umask = 0 // it goes with what is made
 		if got := CredFromProto(CredToProto(cred)); !reflect.DeepEqual(got, cred) {
 			t.Errorf("cred %+v became %+v", cred, got)
+		}
+		var lock dfs.Lock
+		random(rng, reflect.ValueOf(&lock))
+		if got := LockFromProto(LockToProto(lock)); got != lock {
+			t.Errorf("lock %+v became %+v", lock, got)
 		}
 		var extents []dfs.Extent
 		random(rng, reflect.ValueOf(&extents).Elem())

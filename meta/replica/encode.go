@@ -212,6 +212,10 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_SetLock{SetLock: &logpb.SetLock{Ino: uint64(op.Ino), Closed: op.Closed, Refuse: op.Refuse, Lock: lockToProto(op.Lock)}}
 	case *meta.PutLocks:
 		p.Op = &logpb.Command_PutLocks{PutLocks: &logpb.PutLocks{Ino: uint64(op.Ino), Locks: slice(op.Locks, lockToProto)}}
+	case *meta.Fallocate:
+		p.Op = &logpb.Command_Fallocate{Fallocate: &logpb.Fallocate{Ino: uint64(op.Ino), Mode: op.Mode, Off: op.Off, Len: op.Len}}
+	case *meta.CopyRange:
+		p.Op = &logpb.Command_CopyRange{CopyRange: &logpb.CopyRange{From: uint64(op.From), FromOff: op.FromOff, To: uint64(op.To), ToOff: op.ToOff, Len: op.Len}}
 	case *meta.SetPolicy:
 		p.Op = &logpb.Command_SetPolicy{SetPolicy: &logpb.SetPolicy{Ino: uint64(op.Ino), Layout: uint32(op.Layout)}}
 	case *meta.GrantIDs:
@@ -272,6 +276,12 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.SetLock{Ino: dfs.Ino(o.Ino), Closed: o.Closed, Refuse: o.Refuse, Lock: lockFromProto(o.Lock)}
 	case *logpb.Command_PutLocks:
 		c.Op = &meta.PutLocks{Ino: dfs.Ino(op.PutLocks.Ino), Locks: slice(op.PutLocks.Locks, lockFromProto)}
+	case *logpb.Command_Fallocate:
+		o := op.Fallocate
+		c.Op = &meta.Fallocate{Ino: dfs.Ino(o.Ino), Mode: o.Mode, Off: o.Off, Len: o.Len}
+	case *logpb.Command_CopyRange:
+		o := op.CopyRange
+		c.Op = &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}
 	case *logpb.Command_SetPolicy:
 		c.Op = &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
 	case *logpb.Command_GrantIds:

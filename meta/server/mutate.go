@@ -234,6 +234,10 @@ func footprint(commands []meta.Command) (names, victims []entryName, inos []dfs.
 			inos = append(inos, op.Ino)
 		case *meta.RemoveXattr:
 			inos = append(inos, op.Ino)
+		case *meta.Fallocate:
+			inos = append(inos, op.Ino)
+		case *meta.CopyRange:
+			inos = append(inos, op.From, op.To)
 		case *meta.SetPolicy:
 			inos = append(inos, op.Ino)
 		case *meta.Commit:
@@ -310,7 +314,7 @@ func (l *leadership) created(session dfs.SessionID, wanted dfs.Ino, r *meta.Repl
 }
 
 func replyToProto(r *meta.Reply) *metapb.MutationReply {
-	out := &metapb.MutationReply{Errno: uint32(r.Errno), Existed: r.Existed, StaleMap: r.StaleMap, Token: r.Token}
+	out := &metapb.MutationReply{Errno: uint32(r.Errno), Existed: r.Existed, StaleMap: r.StaleMap, Token: r.Token, More: r.More, Copied: r.Copied}
 	if r.Attr != nil {
 		out.Attr = rpc.AttrToProto(r.Attr)
 	}
@@ -367,6 +371,12 @@ func operation(m *metapb.Mutation) (meta.Op, error) {
 		return &meta.RemoveXattr{Ino: dfs.Ino(op.RemoveXattr.Ino), Name: name(op.RemoveXattr.Name)}, nil
 	case *metapb.Mutation_Commit:
 		return commit(op.Commit)
+	case *metapb.Mutation_Fallocate:
+		o := op.Fallocate
+		return &meta.Fallocate{Ino: dfs.Ino(o.Ino), Mode: o.Mode, Off: o.Off, Len: o.Len}, nil
+	case *metapb.Mutation_CopyRange:
+		o := op.CopyRange
+		return &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}, nil
 	case *metapb.Mutation_SetLock:
 		o := op.SetLock
 		if err := bound("name of a lock", len(o.GetLock().GetName()), nameBytesMax); err != nil {

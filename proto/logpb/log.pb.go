@@ -319,6 +319,8 @@ type Command struct {
 	//	*Command_RemoveMaster
 	//	*Command_SetLock
 	//	*Command_PutLocks
+	//	*Command_Fallocate
+	//	*Command_CopyRange
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -585,6 +587,24 @@ func (x *Command) GetPutLocks() *PutLocks {
 	return nil
 }
 
+func (x *Command) GetFallocate() *Fallocate {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Fallocate); ok {
+			return x.Fallocate
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCopyRange() *CopyRange {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CopyRange); ok {
+			return x.CopyRange
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -673,6 +693,14 @@ type Command_PutLocks struct {
 	PutLocks *PutLocks `protobuf:"bytes,30,opt,name=put_locks,json=putLocks,proto3,oneof"`
 }
 
+type Command_Fallocate struct {
+	Fallocate *Fallocate `protobuf:"bytes,31,opt,name=fallocate,proto3,oneof"`
+}
+
+type Command_CopyRange struct {
+	CopyRange *CopyRange `protobuf:"bytes,32,opt,name=copy_range,json=copyRange,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -714,6 +742,10 @@ func (*Command_RemoveMaster) isCommand_Op() {}
 func (*Command_SetLock) isCommand_Op() {}
 
 func (*Command_PutLocks) isCommand_Op() {}
+
+func (*Command_Fallocate) isCommand_Op() {}
+
+func (*Command_CopyRange) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1739,6 +1771,150 @@ func (x *PutLocks) GetLocks() []*Lock {
 	return nil
 }
 
+type Fallocate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Off           uint64                 `protobuf:"varint,3,opt,name=off,proto3" json:"off,omitempty"`
+	Len           uint64                 `protobuf:"varint,4,opt,name=len,proto3" json:"len,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fallocate) Reset() {
+	*x = Fallocate{}
+	mi := &file_log_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fallocate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fallocate) ProtoMessage() {}
+
+func (x *Fallocate) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fallocate.ProtoReflect.Descriptor instead.
+func (*Fallocate) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Fallocate) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Fallocate) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Fallocate) GetOff() uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return 0
+}
+
+func (x *Fallocate) GetLen() uint64 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
+}
+
+type CopyRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	FromOff       uint64                 `protobuf:"varint,2,opt,name=from_off,json=fromOff,proto3" json:"from_off,omitempty"`
+	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	ToOff         uint64                 `protobuf:"varint,4,opt,name=to_off,json=toOff,proto3" json:"to_off,omitempty"`
+	Len           uint64                 `protobuf:"varint,5,opt,name=len,proto3" json:"len,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyRange) Reset() {
+	*x = CopyRange{}
+	mi := &file_log_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyRange) ProtoMessage() {}
+
+func (x *CopyRange) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyRange.ProtoReflect.Descriptor instead.
+func (*CopyRange) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CopyRange) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *CopyRange) GetFromOff() uint64 {
+	if x != nil {
+		return x.FromOff
+	}
+	return 0
+}
+
+func (x *CopyRange) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CopyRange) GetToOff() uint64 {
+	if x != nil {
+		return x.ToOff
+	}
+	return 0
+}
+
+func (x *CopyRange) GetLen() uint64 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
+}
+
 type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -1749,7 +1925,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_log_proto_msgTypes[19]
+	mi := &file_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1937,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[19]
+	mi := &file_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1950,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{19}
+	return file_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -1801,7 +1977,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_log_proto_msgTypes[20]
+	mi := &file_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1989,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[20]
+	mi := &file_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2002,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{20}
+	return file_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -1855,7 +2031,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_log_proto_msgTypes[21]
+	mi := &file_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2043,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[21]
+	mi := &file_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2056,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{21}
+	return file_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OpenSession) GetNonce() uint64 {
@@ -1920,7 +2096,7 @@ type CloseSession struct {
 
 func (x *CloseSession) Reset() {
 	*x = CloseSession{}
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2108,7 @@ func (x *CloseSession) String() string {
 func (*CloseSession) ProtoMessage() {}
 
 func (x *CloseSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2121,7 @@ func (x *CloseSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSession.ProtoReflect.Descriptor instead.
 func (*CloseSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{22}
+	return file_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CloseSession) GetSession() uint64 {
@@ -1965,7 +2141,7 @@ type Reap struct {
 
 func (x *Reap) Reset() {
 	*x = Reap{}
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2153,7 @@ func (x *Reap) String() string {
 func (*Reap) ProtoMessage() {}
 
 func (x *Reap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2166,7 @@ func (x *Reap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reap.ProtoReflect.Descriptor instead.
 func (*Reap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{23}
+	return file_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Reap) GetInodes() []uint64 {
@@ -2016,7 +2192,7 @@ type DropChunks struct {
 
 func (x *DropChunks) Reset() {
 	*x = DropChunks{}
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2204,7 @@ func (x *DropChunks) String() string {
 func (*DropChunks) ProtoMessage() {}
 
 func (x *DropChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2217,7 @@ func (x *DropChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropChunks.ProtoReflect.Descriptor instead.
 func (*DropChunks) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{24}
+	return file_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DropChunks) GetChunks() []uint64 {
@@ -2061,7 +2237,7 @@ type Bootstrap struct {
 
 func (x *Bootstrap) Reset() {
 	*x = Bootstrap{}
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2249,7 @@ func (x *Bootstrap) String() string {
 func (*Bootstrap) ProtoMessage() {}
 
 func (x *Bootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2262,7 @@ func (x *Bootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
 func (*Bootstrap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{25}
+	return file_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Bootstrap) GetCluster() uint64 {
@@ -2118,7 +2294,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2306,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2319,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{26}
+	return file_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Server) GetId() uint64 {
@@ -2205,7 +2381,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2393,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2406,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{27}
+	return file_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -2258,7 +2434,7 @@ type PutMap struct {
 
 func (x *PutMap) Reset() {
 	*x = PutMap{}
-	mi := &file_log_proto_msgTypes[28]
+	mi := &file_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2446,7 @@ func (x *PutMap) String() string {
 func (*PutMap) ProtoMessage() {}
 
 func (x *PutMap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[28]
+	mi := &file_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2459,7 @@ func (x *PutMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMap.ProtoReflect.Descriptor instead.
 func (*PutMap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{28}
+	return file_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PutMap) GetEpoch() uint64 {
@@ -2318,7 +2494,7 @@ type PutMaster struct {
 
 func (x *PutMaster) Reset() {
 	*x = PutMaster{}
-	mi := &file_log_proto_msgTypes[29]
+	mi := &file_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2506,7 @@ func (x *PutMaster) String() string {
 func (*PutMaster) ProtoMessage() {}
 
 func (x *PutMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[29]
+	mi := &file_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2519,7 @@ func (x *PutMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMaster.ProtoReflect.Descriptor instead.
 func (*PutMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{29}
+	return file_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutMaster) GetId() uint64 {
@@ -2376,7 +2552,7 @@ type RemoveMaster struct {
 
 func (x *RemoveMaster) Reset() {
 	*x = RemoveMaster{}
-	mi := &file_log_proto_msgTypes[30]
+	mi := &file_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2564,7 @@ func (x *RemoveMaster) String() string {
 func (*RemoveMaster) ProtoMessage() {}
 
 func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[30]
+	mi := &file_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2577,7 @@ func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMaster.ProtoReflect.Descriptor instead.
 func (*RemoveMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{30}
+	return file_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveMaster) GetId() uint64 {
@@ -2436,7 +2612,8 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\xe2\t\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\xd1\n" +
+	"\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2467,7 +2644,10 @@ const file_log_proto_rawDesc = "" +
 	"put_master\x18\x1b \x01(\v2\x15.dfs.log.v1.PutMasterH\x00R\tputMaster\x12?\n" +
 	"\rremove_master\x18\x1c \x01(\v2\x18.dfs.log.v1.RemoveMasterH\x00R\fremoveMaster\x120\n" +
 	"\bset_lock\x18\x1d \x01(\v2\x13.dfs.log.v1.SetLockH\x00R\asetLock\x123\n" +
-	"\tput_locks\x18\x1e \x01(\v2\x14.dfs.log.v1.PutLocksH\x00R\bputLocksB\x04\n" +
+	"\tput_locks\x18\x1e \x01(\v2\x14.dfs.log.v1.PutLocksH\x00R\bputLocks\x125\n" +
+	"\tfallocate\x18\x1f \x01(\v2\x15.dfs.log.v1.FallocateH\x00R\tfallocate\x126\n" +
+	"\n" +
+	"copy_range\x18  \x01(\v2\x15.dfs.log.v1.CopyRangeH\x00R\tcopyRangeB\x04\n" +
 	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -2554,7 +2734,18 @@ const file_log_proto_rawDesc = "" +
 	"\x06refuse\x18\x04 \x01(\bR\x06refuse\"D\n" +
 	"\bPutLocks\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12&\n" +
-	"\x05locks\x18\x02 \x03(\v2\x10.dfs.log.v1.LockR\x05locks\"5\n" +
+	"\x05locks\x18\x02 \x03(\v2\x10.dfs.log.v1.LockR\x05locks\"U\n" +
+	"\tFallocate\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03off\x18\x03 \x01(\x04R\x03off\x12\x10\n" +
+	"\x03len\x18\x04 \x01(\x04R\x03len\"s\n" +
+	"\tCopyRange\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x19\n" +
+	"\bfrom_off\x18\x02 \x01(\x04R\afromOff\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x15\n" +
+	"\x06to_off\x18\x04 \x01(\x04R\x05toOff\x12\x10\n" +
+	"\x03len\x18\x05 \x01(\x04R\x03len\"5\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
@@ -2614,7 +2805,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -2635,18 +2826,20 @@ var file_log_proto_goTypes = []any{
 	(*Lock)(nil),         // 16: dfs.log.v1.Lock
 	(*SetLock)(nil),      // 17: dfs.log.v1.SetLock
 	(*PutLocks)(nil),     // 18: dfs.log.v1.PutLocks
-	(*SetPolicy)(nil),    // 19: dfs.log.v1.SetPolicy
-	(*GrantIDs)(nil),     // 20: dfs.log.v1.GrantIDs
-	(*OpenSession)(nil),  // 21: dfs.log.v1.OpenSession
-	(*CloseSession)(nil), // 22: dfs.log.v1.CloseSession
-	(*Reap)(nil),         // 23: dfs.log.v1.Reap
-	(*DropChunks)(nil),   // 24: dfs.log.v1.DropChunks
-	(*Bootstrap)(nil),    // 25: dfs.log.v1.Bootstrap
-	(*Server)(nil),       // 26: dfs.log.v1.Server
-	(*Acting)(nil),       // 27: dfs.log.v1.Acting
-	(*PutMap)(nil),       // 28: dfs.log.v1.PutMap
-	(*PutMaster)(nil),    // 29: dfs.log.v1.PutMaster
-	(*RemoveMaster)(nil), // 30: dfs.log.v1.RemoveMaster
+	(*Fallocate)(nil),    // 19: dfs.log.v1.Fallocate
+	(*CopyRange)(nil),    // 20: dfs.log.v1.CopyRange
+	(*SetPolicy)(nil),    // 21: dfs.log.v1.SetPolicy
+	(*GrantIDs)(nil),     // 22: dfs.log.v1.GrantIDs
+	(*OpenSession)(nil),  // 23: dfs.log.v1.OpenSession
+	(*CloseSession)(nil), // 24: dfs.log.v1.CloseSession
+	(*Reap)(nil),         // 25: dfs.log.v1.Reap
+	(*DropChunks)(nil),   // 26: dfs.log.v1.DropChunks
+	(*Bootstrap)(nil),    // 27: dfs.log.v1.Bootstrap
+	(*Server)(nil),       // 28: dfs.log.v1.Server
+	(*Acting)(nil),       // 29: dfs.log.v1.Acting
+	(*PutMap)(nil),       // 30: dfs.log.v1.PutMap
+	(*PutMaster)(nil),    // 31: dfs.log.v1.PutMaster
+	(*RemoveMaster)(nil), // 32: dfs.log.v1.RemoveMaster
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -2661,34 +2854,36 @@ var file_log_proto_depIdxs = []int32{
 	11, // 9: dfs.log.v1.Command.set_xattr:type_name -> dfs.log.v1.SetXattr
 	12, // 10: dfs.log.v1.Command.remove_xattr:type_name -> dfs.log.v1.RemoveXattr
 	13, // 11: dfs.log.v1.Command.commit:type_name -> dfs.log.v1.Commit
-	19, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
-	20, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
-	21, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
-	22, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
-	23, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
-	24, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
-	25, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
-	28, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
-	29, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
-	30, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
+	21, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
+	22, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
+	23, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
+	24, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
+	25, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
+	26, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
+	27, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
+	30, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
+	31, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
+	32, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
 	17, // 22: dfs.log.v1.Command.set_lock:type_name -> dfs.log.v1.SetLock
 	18, // 23: dfs.log.v1.Command.put_locks:type_name -> dfs.log.v1.PutLocks
-	1,  // 24: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 25: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	14, // 26: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	15, // 27: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	3,  // 28: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 29: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 30: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	16, // 31: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	16, // 32: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	26, // 33: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	27, // 34: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	19, // 24: dfs.log.v1.Command.fallocate:type_name -> dfs.log.v1.Fallocate
+	20, // 25: dfs.log.v1.Command.copy_range:type_name -> dfs.log.v1.CopyRange
+	1,  // 26: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 27: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	14, // 28: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	15, // 29: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	3,  // 30: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 31: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 32: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	16, // 33: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	16, // 34: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	28, // 35: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	29, // 36: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -2718,6 +2913,8 @@ func file_log_proto_init() {
 		(*Command_RemoveMaster)(nil),
 		(*Command_SetLock)(nil),
 		(*Command_PutLocks)(nil),
+		(*Command_Fallocate)(nil),
+		(*Command_CopyRange)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -2726,7 +2923,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1428,6 +1428,8 @@ type Mutation struct {
 	//	*Mutation_GrantIds
 	//	*Mutation_SetLock
 	//	*Mutation_PutLocks
+	//	*Mutation_Fallocate
+	//	*Mutation_CopyRange
 	Op            isMutation_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1608,6 +1610,24 @@ func (x *Mutation) GetPutLocks() *PutLocks {
 	return nil
 }
 
+func (x *Mutation) GetFallocate() *Fallocate {
+	if x != nil {
+		if x, ok := x.Op.(*Mutation_Fallocate); ok {
+			return x.Fallocate
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetCopyRange() *CopyRange {
+	if x != nil {
+		if x, ok := x.Op.(*Mutation_CopyRange); ok {
+			return x.CopyRange
+		}
+	}
+	return nil
+}
+
 type isMutation_Op interface {
 	isMutation_Op()
 }
@@ -1664,6 +1684,14 @@ type Mutation_PutLocks struct {
 	PutLocks *PutLocks `protobuf:"bytes,16,opt,name=put_locks,json=putLocks,proto3,oneof"`
 }
 
+type Mutation_Fallocate struct {
+	Fallocate *Fallocate `protobuf:"bytes,17,opt,name=fallocate,proto3,oneof"`
+}
+
+type Mutation_CopyRange struct {
+	CopyRange *CopyRange `protobuf:"bytes,18,opt,name=copy_range,json=copyRange,proto3,oneof"`
+}
+
 func (*Mutation_Create) isMutation_Op() {}
 
 func (*Mutation_Link) isMutation_Op() {}
@@ -1690,6 +1718,10 @@ func (*Mutation_SetLock) isMutation_Op() {}
 
 func (*Mutation_PutLocks) isMutation_Op() {}
 
+func (*Mutation_Fallocate) isMutation_Op() {}
+
+func (*Mutation_CopyRange) isMutation_Op() {}
+
 type MutationReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
@@ -1698,6 +1730,8 @@ type MutationReply struct {
 	Inodes        *IDRange               `protobuf:"bytes,4,opt,name=inodes,proto3" json:"inodes,omitempty"`                      // GrantIDs
 	Chunks        *IDRange               `protobuf:"bytes,5,opt,name=chunks,proto3" json:"chunks,omitempty"`                      // GrantIDs
 	Token         uint64                 `protobuf:"varint,7,opt,name=token,proto3" json:"token,omitempty"`                       // SetLock of a name
+	More          bool                   `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`                         // Fallocate is not done: again
+	Copied        uint64                 `protobuf:"varint,9,opt,name=copied,proto3" json:"copied,omitempty"`                     // CopyRange
 	StaleMap      bool                   `protobuf:"varint,6,opt,name=stale_map,json=staleMap,proto3" json:"stale_map,omitempty"` // Commit refused: fewer live fragments than the policy wants; write again in a new chunk
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1771,6 +1805,20 @@ func (x *MutationReply) GetChunks() *IDRange {
 func (x *MutationReply) GetToken() uint64 {
 	if x != nil {
 		return x.Token
+	}
+	return 0
+}
+
+func (x *MutationReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *MutationReply) GetCopied() uint64 {
+	if x != nil {
+		return x.Copied
 	}
 	return 0
 }
@@ -2825,6 +2873,150 @@ func (x *PutLocks) GetLocks() []*Lock {
 	return nil
 }
 
+type Fallocate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // of fallocate(2)
+	Off           uint64                 `protobuf:"varint,3,opt,name=off,proto3" json:"off,omitempty"`
+	Len           uint64                 `protobuf:"varint,4,opt,name=len,proto3" json:"len,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fallocate) Reset() {
+	*x = Fallocate{}
+	mi := &file_meta_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fallocate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fallocate) ProtoMessage() {}
+
+func (x *Fallocate) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fallocate.ProtoReflect.Descriptor instead.
+func (*Fallocate) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Fallocate) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Fallocate) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Fallocate) GetOff() uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return 0
+}
+
+func (x *Fallocate) GetLen() uint64 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
+}
+
+type CopyRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	FromOff       uint64                 `protobuf:"varint,2,opt,name=from_off,json=fromOff,proto3" json:"from_off,omitempty"`
+	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	ToOff         uint64                 `protobuf:"varint,4,opt,name=to_off,json=toOff,proto3" json:"to_off,omitempty"`
+	Len           uint64                 `protobuf:"varint,5,opt,name=len,proto3" json:"len,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyRange) Reset() {
+	*x = CopyRange{}
+	mi := &file_meta_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyRange) ProtoMessage() {}
+
+func (x *CopyRange) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyRange.ProtoReflect.Descriptor instead.
+func (*CopyRange) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CopyRange) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *CopyRange) GetFromOff() uint64 {
+	if x != nil {
+		return x.FromOff
+	}
+	return 0
+}
+
+func (x *CopyRange) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *CopyRange) GetToOff() uint64 {
+	if x != nil {
+		return x.ToOff
+	}
+	return 0
+}
+
+func (x *CopyRange) GetLen() uint64 {
+	if x != nil {
+		return x.Len
+	}
+	return 0
+}
+
 type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -2835,7 +3027,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3039,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[37]
+	mi := &file_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3052,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{37}
+	return file_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -2887,7 +3079,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3091,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[38]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3104,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{38}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -2941,7 +3133,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2953,7 +3145,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2966,7 +3158,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LookupRequest) GetParent() uint64 {
@@ -3008,7 +3200,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3212,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3225,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LookupReply) GetErrno() uint32 {
@@ -3067,7 +3259,7 @@ type GetAttrRequest struct {
 
 func (x *GetAttrRequest) Reset() {
 	*x = GetAttrRequest{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3271,7 @@ func (x *GetAttrRequest) String() string {
 func (*GetAttrRequest) ProtoMessage() {}
 
 func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3284,7 @@ func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrRequest.ProtoReflect.Descriptor instead.
 func (*GetAttrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetAttrRequest) GetIno() uint64 {
@@ -3120,7 +3312,7 @@ type GetAttrReply struct {
 
 func (x *GetAttrReply) Reset() {
 	*x = GetAttrReply{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3132,7 +3324,7 @@ func (x *GetAttrReply) String() string {
 func (*GetAttrReply) ProtoMessage() {}
 
 func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3145,7 +3337,7 @@ func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrReply.ProtoReflect.Descriptor instead.
 func (*GetAttrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetAttrReply) GetErrno() uint32 {
@@ -3182,7 +3374,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3386,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3399,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *OpenRequest) GetSession() uint64 {
@@ -3258,7 +3450,7 @@ type OpenReply struct {
 
 func (x *OpenReply) Reset() {
 	*x = OpenReply{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3462,7 @@ func (x *OpenReply) String() string {
 func (*OpenReply) ProtoMessage() {}
 
 func (x *OpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3475,7 @@ func (x *OpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenReply.ProtoReflect.Descriptor instead.
 func (*OpenReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *OpenReply) GetErrno() uint32 {
@@ -3333,7 +3525,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3537,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3550,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExtentsRequest) GetIno() uint64 {
@@ -3402,7 +3594,7 @@ type ExtentsReply struct {
 
 func (x *ExtentsReply) Reset() {
 	*x = ExtentsReply{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3414,7 +3606,7 @@ func (x *ExtentsReply) String() string {
 func (*ExtentsReply) ProtoMessage() {}
 
 func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3427,7 +3619,7 @@ func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsReply.ProtoReflect.Descriptor instead.
 func (*ExtentsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ExtentsReply) GetErrno() uint32 {
@@ -3479,7 +3671,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3491,7 +3683,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3504,7 +3696,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReadDirRequest) GetIno() uint64 {
@@ -3562,7 +3754,7 @@ type ReadDirReply struct {
 
 func (x *ReadDirReply) Reset() {
 	*x = ReadDirReply{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3766,7 @@ func (x *ReadDirReply) String() string {
 func (*ReadDirReply) ProtoMessage() {}
 
 func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3779,7 @@ func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirReply.ProtoReflect.Descriptor instead.
 func (*ReadDirReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReadDirReply) GetErrno() uint32 {
@@ -3638,7 +3830,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3842,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3855,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -3711,7 +3903,7 @@ type ReadlinkRequest struct {
 
 func (x *ReadlinkRequest) Reset() {
 	*x = ReadlinkRequest{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3915,7 @@ func (x *ReadlinkRequest) String() string {
 func (*ReadlinkRequest) ProtoMessage() {}
 
 func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3928,7 @@ func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkRequest.ProtoReflect.Descriptor instead.
 func (*ReadlinkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReadlinkRequest) GetIno() uint64 {
@@ -3763,7 +3955,7 @@ type ReadlinkReply struct {
 
 func (x *ReadlinkReply) Reset() {
 	*x = ReadlinkReply{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3967,7 @@ func (x *ReadlinkReply) String() string {
 func (*ReadlinkReply) ProtoMessage() {}
 
 func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3980,7 @@ func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkReply.ProtoReflect.Descriptor instead.
 func (*ReadlinkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReadlinkReply) GetErrno() uint32 {
@@ -3817,7 +4009,7 @@ type GetXattrRequest struct {
 
 func (x *GetXattrRequest) Reset() {
 	*x = GetXattrRequest{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4021,7 @@ func (x *GetXattrRequest) String() string {
 func (*GetXattrRequest) ProtoMessage() {}
 
 func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4034,7 @@ func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrRequest.ProtoReflect.Descriptor instead.
 func (*GetXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetXattrRequest) GetIno() uint64 {
@@ -3883,7 +4075,7 @@ type GetXattrReply struct {
 
 func (x *GetXattrReply) Reset() {
 	*x = GetXattrReply{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +4087,7 @@ func (x *GetXattrReply) String() string {
 func (*GetXattrReply) ProtoMessage() {}
 
 func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3908,7 +4100,7 @@ func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrReply.ProtoReflect.Descriptor instead.
 func (*GetXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetXattrReply) GetErrno() uint32 {
@@ -3936,7 +4128,7 @@ type ListXattrRequest struct {
 
 func (x *ListXattrRequest) Reset() {
 	*x = ListXattrRequest{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3948,7 +4140,7 @@ func (x *ListXattrRequest) String() string {
 func (*ListXattrRequest) ProtoMessage() {}
 
 func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3961,7 +4153,7 @@ func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrRequest.ProtoReflect.Descriptor instead.
 func (*ListXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListXattrRequest) GetIno() uint64 {
@@ -3995,7 +4187,7 @@ type ListXattrReply struct {
 
 func (x *ListXattrReply) Reset() {
 	*x = ListXattrReply{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4199,7 @@ func (x *ListXattrReply) String() string {
 func (*ListXattrReply) ProtoMessage() {}
 
 func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4212,7 @@ func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrReply.ProtoReflect.Descriptor instead.
 func (*ListXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListXattrReply) GetErrno() uint32 {
@@ -4048,7 +4240,7 @@ type WaitLockRequest struct {
 
 func (x *WaitLockRequest) Reset() {
 	*x = WaitLockRequest{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4060,7 +4252,7 @@ func (x *WaitLockRequest) String() string {
 func (*WaitLockRequest) ProtoMessage() {}
 
 func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4265,7 @@ func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitLockRequest.ProtoReflect.Descriptor instead.
 func (*WaitLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WaitLockRequest) GetSession() uint64 {
@@ -4106,7 +4298,7 @@ type WaitLockReply struct {
 
 func (x *WaitLockReply) Reset() {
 	*x = WaitLockReply{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4310,7 @@ func (x *WaitLockReply) String() string {
 func (*WaitLockReply) ProtoMessage() {}
 
 func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4323,7 @@ func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitLockReply.ProtoReflect.Descriptor instead.
 func (*WaitLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WaitLockReply) GetErrno() uint32 {
@@ -4152,7 +4344,7 @@ type ClosingLockRequest struct {
 
 func (x *ClosingLockRequest) Reset() {
 	*x = ClosingLockRequest{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4356,7 @@ func (x *ClosingLockRequest) String() string {
 func (*ClosingLockRequest) ProtoMessage() {}
 
 func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4369,7 @@ func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosingLockRequest.ProtoReflect.Descriptor instead.
 func (*ClosingLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ClosingLockRequest) GetSession() uint64 {
@@ -4209,7 +4401,7 @@ type ClosingLockReply struct {
 
 func (x *ClosingLockReply) Reset() {
 	*x = ClosingLockReply{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4221,7 +4413,7 @@ func (x *ClosingLockReply) String() string {
 func (*ClosingLockReply) ProtoMessage() {}
 
 func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4234,7 +4426,7 @@ func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosingLockReply.ProtoReflect.Descriptor instead.
 func (*ClosingLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 type GetLockRequest struct {
@@ -4248,7 +4440,7 @@ type GetLockRequest struct {
 
 func (x *GetLockRequest) Reset() {
 	*x = GetLockRequest{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4452,7 @@ func (x *GetLockRequest) String() string {
 func (*GetLockRequest) ProtoMessage() {}
 
 func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4465,7 @@ func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockRequest.ProtoReflect.Descriptor instead.
 func (*GetLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetLockRequest) GetSession() uint64 {
@@ -4308,7 +4500,7 @@ type GetLockReply struct {
 
 func (x *GetLockReply) Reset() {
 	*x = GetLockReply{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4320,7 +4512,7 @@ func (x *GetLockReply) String() string {
 func (*GetLockReply) ProtoMessage() {}
 
 func (x *GetLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4333,7 +4525,7 @@ func (x *GetLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockReply.ProtoReflect.Descriptor instead.
 func (*GetLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetLockReply) GetErrno() uint32 {
@@ -4366,7 +4558,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4378,7 +4570,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4391,7 +4583,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *StatFSRequest) GetIno() uint64 {
@@ -4412,7 +4604,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4424,7 +4616,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4437,7 +4629,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *StatFSReply) GetTotalBytes() uint64 {
@@ -4476,7 +4668,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4488,7 +4680,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4501,7 +4693,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Server) GetId() uint64 {
@@ -4566,7 +4758,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4578,7 +4770,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4591,7 +4783,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ClusterMap) GetCluster() uint64 {
@@ -4639,7 +4831,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +4843,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4664,7 +4856,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -4689,7 +4881,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4893,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4906,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 type HelloReply struct {
@@ -4735,7 +4927,7 @@ type HelloReply struct {
 
 func (x *HelloReply) Reset() {
 	*x = HelloReply{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4747,7 +4939,7 @@ func (x *HelloReply) String() string {
 func (*HelloReply) ProtoMessage() {}
 
 func (x *HelloReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4760,7 +4952,7 @@ func (x *HelloReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloReply.ProtoReflect.Descriptor instead.
 func (*HelloReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *HelloReply) GetCluster() uint64 {
@@ -4844,7 +5036,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4856,7 +5048,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4869,7 +5061,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *JoinRequest) GetServer() *Server {
@@ -4904,7 +5096,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4916,7 +5108,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4929,7 +5121,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *JoinReply) GetCluster() uint64 {
@@ -4965,7 +5157,7 @@ type JoinMasterRequest struct {
 
 func (x *JoinMasterRequest) Reset() {
 	*x = JoinMasterRequest{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4977,7 +5169,7 @@ func (x *JoinMasterRequest) String() string {
 func (*JoinMasterRequest) ProtoMessage() {}
 
 func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4990,7 +5182,7 @@ func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
 func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *JoinMasterRequest) GetId() uint64 {
@@ -5031,7 +5223,7 @@ type JoinMasterReply struct {
 
 func (x *JoinMasterReply) Reset() {
 	*x = JoinMasterReply{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5043,7 +5235,7 @@ func (x *JoinMasterReply) String() string {
 func (*JoinMasterReply) ProtoMessage() {}
 
 func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5056,7 +5248,7 @@ func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
 func (*JoinMasterReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *JoinMasterReply) GetCluster() uint64 {
@@ -5082,7 +5274,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5094,7 +5286,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5107,7 +5299,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -5127,7 +5319,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5331,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5344,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -5179,7 +5371,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5191,7 +5383,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5204,7 +5396,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -5231,7 +5423,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5243,7 +5435,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5256,7 +5448,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -5282,7 +5474,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5294,7 +5486,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5307,7 +5499,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -5327,7 +5519,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5339,7 +5531,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5352,7 +5544,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -5383,7 +5575,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5395,7 +5587,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5408,7 +5600,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -5461,7 +5653,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5473,7 +5665,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5486,7 +5678,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -5602,7 +5794,7 @@ const file_meta_proto_rawDesc = "" +
 	"\areplies\x18\x01 \x03(\v2\x1a.dfs.meta.v1.MutationReplyR\areplies\x12\x18\n" +
 	"\aexpired\x18\x02 \x01(\bR\aexpired\x12*\n" +
 	"\x06leases\x18\x03 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\x12\x16\n" +
-	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\x81\x06\n" +
+	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\xf2\x06\n" +
 	"\bMutation\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12%\n" +
 	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12%\n" +
@@ -5621,15 +5813,20 @@ const file_meta_proto_rawDesc = "" +
 	"set_policy\x18\f \x01(\v2\x16.dfs.meta.v1.SetPolicyH\x00R\tsetPolicy\x124\n" +
 	"\tgrant_ids\x18\r \x01(\v2\x15.dfs.meta.v1.GrantIDsH\x00R\bgrantIds\x121\n" +
 	"\bset_lock\x18\x0f \x01(\v2\x14.dfs.meta.v1.SetLockH\x00R\asetLock\x124\n" +
-	"\tput_locks\x18\x10 \x01(\v2\x15.dfs.meta.v1.PutLocksH\x00R\bputLocksB\x04\n" +
-	"\x02op\"\xf5\x01\n" +
+	"\tput_locks\x18\x10 \x01(\v2\x15.dfs.meta.v1.PutLocksH\x00R\bputLocks\x126\n" +
+	"\tfallocate\x18\x11 \x01(\v2\x16.dfs.meta.v1.FallocateH\x00R\tfallocate\x127\n" +
+	"\n" +
+	"copy_range\x18\x12 \x01(\v2\x16.dfs.meta.v1.CopyRangeH\x00R\tcopyRangeB\x04\n" +
+	"\x02op\"\xa1\x02\n" +
 	"\rMutationReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
 	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12\x18\n" +
 	"\aexisted\x18\x03 \x01(\bR\aexisted\x12,\n" +
 	"\x06inodes\x18\x04 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06inodes\x12,\n" +
 	"\x06chunks\x18\x05 \x01(\v2\x14.dfs.meta.v1.IDRangeR\x06chunks\x12\x14\n" +
-	"\x05token\x18\a \x01(\x04R\x05token\x12\x1b\n" +
+	"\x05token\x18\a \x01(\x04R\x05token\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\x12\x16\n" +
+	"\x06copied\x18\t \x01(\x04R\x06copied\x12\x1b\n" +
 	"\tstale_map\x18\x06 \x01(\bR\bstaleMap\"\xde\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -5719,7 +5916,18 @@ const file_meta_proto_rawDesc = "" +
 	"\x05waits\x18\x04 \x01(\bR\x05waits\"E\n" +
 	"\bPutLocks\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12'\n" +
-	"\x05locks\x18\x02 \x03(\v2\x11.dfs.meta.v1.LockR\x05locks\"5\n" +
+	"\x05locks\x18\x02 \x03(\v2\x11.dfs.meta.v1.LockR\x05locks\"U\n" +
+	"\tFallocate\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03off\x18\x03 \x01(\x04R\x03off\x12\x10\n" +
+	"\x03len\x18\x04 \x01(\x04R\x03len\"s\n" +
+	"\tCopyRange\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x19\n" +
+	"\bfrom_off\x18\x02 \x01(\x04R\afromOff\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x15\n" +
+	"\x06to_off\x18\x04 \x01(\x04R\x05toOff\x12\x10\n" +
+	"\x03len\x18\x05 \x01(\x04R\x03len\"5\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
@@ -5951,7 +6159,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -5990,50 +6198,52 @@ var file_meta_proto_goTypes = []any{
 	(*Lock)(nil),                // 34: dfs.meta.v1.Lock
 	(*SetLock)(nil),             // 35: dfs.meta.v1.SetLock
 	(*PutLocks)(nil),            // 36: dfs.meta.v1.PutLocks
-	(*SetPolicy)(nil),           // 37: dfs.meta.v1.SetPolicy
-	(*GrantIDs)(nil),            // 38: dfs.meta.v1.GrantIDs
-	(*LookupRequest)(nil),       // 39: dfs.meta.v1.LookupRequest
-	(*LookupReply)(nil),         // 40: dfs.meta.v1.LookupReply
-	(*GetAttrRequest)(nil),      // 41: dfs.meta.v1.GetAttrRequest
-	(*GetAttrReply)(nil),        // 42: dfs.meta.v1.GetAttrReply
-	(*OpenRequest)(nil),         // 43: dfs.meta.v1.OpenRequest
-	(*OpenReply)(nil),           // 44: dfs.meta.v1.OpenReply
-	(*ExtentsRequest)(nil),      // 45: dfs.meta.v1.ExtentsRequest
-	(*ExtentsReply)(nil),        // 46: dfs.meta.v1.ExtentsReply
-	(*ReadDirRequest)(nil),      // 47: dfs.meta.v1.ReadDirRequest
-	(*ReadDirReply)(nil),        // 48: dfs.meta.v1.ReadDirReply
-	(*DirEntry)(nil),            // 49: dfs.meta.v1.DirEntry
-	(*ReadlinkRequest)(nil),     // 50: dfs.meta.v1.ReadlinkRequest
-	(*ReadlinkReply)(nil),       // 51: dfs.meta.v1.ReadlinkReply
-	(*GetXattrRequest)(nil),     // 52: dfs.meta.v1.GetXattrRequest
-	(*GetXattrReply)(nil),       // 53: dfs.meta.v1.GetXattrReply
-	(*ListXattrRequest)(nil),    // 54: dfs.meta.v1.ListXattrRequest
-	(*ListXattrReply)(nil),      // 55: dfs.meta.v1.ListXattrReply
-	(*WaitLockRequest)(nil),     // 56: dfs.meta.v1.WaitLockRequest
-	(*WaitLockReply)(nil),       // 57: dfs.meta.v1.WaitLockReply
-	(*ClosingLockRequest)(nil),  // 58: dfs.meta.v1.ClosingLockRequest
-	(*ClosingLockReply)(nil),    // 59: dfs.meta.v1.ClosingLockReply
-	(*GetLockRequest)(nil),      // 60: dfs.meta.v1.GetLockRequest
-	(*GetLockReply)(nil),        // 61: dfs.meta.v1.GetLockReply
-	(*StatFSRequest)(nil),       // 62: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 63: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 64: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 65: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 66: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 67: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 68: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 69: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 70: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 71: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 72: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 73: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 74: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 75: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 76: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 77: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 78: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 79: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 80: dfs.meta.v1.RaftDone
+	(*Fallocate)(nil),           // 37: dfs.meta.v1.Fallocate
+	(*CopyRange)(nil),           // 38: dfs.meta.v1.CopyRange
+	(*SetPolicy)(nil),           // 39: dfs.meta.v1.SetPolicy
+	(*GrantIDs)(nil),            // 40: dfs.meta.v1.GrantIDs
+	(*LookupRequest)(nil),       // 41: dfs.meta.v1.LookupRequest
+	(*LookupReply)(nil),         // 42: dfs.meta.v1.LookupReply
+	(*GetAttrRequest)(nil),      // 43: dfs.meta.v1.GetAttrRequest
+	(*GetAttrReply)(nil),        // 44: dfs.meta.v1.GetAttrReply
+	(*OpenRequest)(nil),         // 45: dfs.meta.v1.OpenRequest
+	(*OpenReply)(nil),           // 46: dfs.meta.v1.OpenReply
+	(*ExtentsRequest)(nil),      // 47: dfs.meta.v1.ExtentsRequest
+	(*ExtentsReply)(nil),        // 48: dfs.meta.v1.ExtentsReply
+	(*ReadDirRequest)(nil),      // 49: dfs.meta.v1.ReadDirRequest
+	(*ReadDirReply)(nil),        // 50: dfs.meta.v1.ReadDirReply
+	(*DirEntry)(nil),            // 51: dfs.meta.v1.DirEntry
+	(*ReadlinkRequest)(nil),     // 52: dfs.meta.v1.ReadlinkRequest
+	(*ReadlinkReply)(nil),       // 53: dfs.meta.v1.ReadlinkReply
+	(*GetXattrRequest)(nil),     // 54: dfs.meta.v1.GetXattrRequest
+	(*GetXattrReply)(nil),       // 55: dfs.meta.v1.GetXattrReply
+	(*ListXattrRequest)(nil),    // 56: dfs.meta.v1.ListXattrRequest
+	(*ListXattrReply)(nil),      // 57: dfs.meta.v1.ListXattrReply
+	(*WaitLockRequest)(nil),     // 58: dfs.meta.v1.WaitLockRequest
+	(*WaitLockReply)(nil),       // 59: dfs.meta.v1.WaitLockReply
+	(*ClosingLockRequest)(nil),  // 60: dfs.meta.v1.ClosingLockRequest
+	(*ClosingLockReply)(nil),    // 61: dfs.meta.v1.ClosingLockReply
+	(*GetLockRequest)(nil),      // 62: dfs.meta.v1.GetLockRequest
+	(*GetLockReply)(nil),        // 63: dfs.meta.v1.GetLockReply
+	(*StatFSRequest)(nil),       // 64: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),         // 65: dfs.meta.v1.StatFSReply
+	(*Server)(nil),              // 66: dfs.meta.v1.Server
+	(*ClusterMap)(nil),          // 67: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),              // 68: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),        // 69: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),          // 70: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),         // 71: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),           // 72: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),   // 73: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 74: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 75: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 76: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 77: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 78: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 79: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 80: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 81: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 82: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
 	0,  // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -6061,105 +6271,107 @@ var file_meta_proto_depIdxs = []int32{
 	29, // 22: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
 	30, // 23: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
 	31, // 24: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
-	37, // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
-	38, // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
+	39, // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
+	40, // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
 	35, // 27: dfs.meta.v1.Mutation.set_lock:type_name -> dfs.meta.v1.SetLock
 	36, // 28: dfs.meta.v1.Mutation.put_locks:type_name -> dfs.meta.v1.PutLocks
-	1,  // 29: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
-	5,  // 30: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,  // 31: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
-	0,  // 32: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
-	0,  // 33: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
-	32, // 34: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
-	33, // 35: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
-	3,  // 36: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
-	0,  // 37: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
-	0,  // 38: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
-	34, // 39: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
-	34, // 40: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
-	2,  // 41: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 42: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 43: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 44: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 45: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 46: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 47: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 48: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
-	6,  // 49: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 50: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 51: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
-	6,  // 52: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 53: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
-	49, // 54: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
-	6,  // 55: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 56: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
-	2,  // 57: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	2,  // 58: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	34, // 59: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34, // 60: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34, // 61: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
-	64, // 62: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	66, // 63: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	64, // 64: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	13, // 65: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15, // 66: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17, // 67: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19, // 68: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,  // 69: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,  // 70: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12, // 71: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	39, // 72: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	41, // 73: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	43, // 74: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	45, // 75: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	47, // 76: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	50, // 77: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	52, // 78: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	54, // 79: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	62, // 80: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	56, // 81: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	58, // 82: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	60, // 83: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	67, // 84: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	69, // 85: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	71, // 86: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	73, // 87: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	74, // 88: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	76, // 89: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	78, // 90: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	79, // 91: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14, // 92: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16, // 93: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18, // 94: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20, // 95: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,  // 96: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11, // 97: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	42, // 98: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	40, // 99: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	42, // 100: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	44, // 101: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	46, // 102: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	48, // 103: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	51, // 104: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	53, // 105: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	55, // 106: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	63, // 107: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	57, // 108: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	59, // 109: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	61, // 110: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	68, // 111: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	70, // 112: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	72, // 113: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	65, // 114: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	75, // 115: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	77, // 116: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	80, // 117: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	80, // 118: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	92, // [92:119] is the sub-list for method output_type
-	65, // [65:92] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	37, // 29: dfs.meta.v1.Mutation.fallocate:type_name -> dfs.meta.v1.Fallocate
+	38, // 30: dfs.meta.v1.Mutation.copy_range:type_name -> dfs.meta.v1.CopyRange
+	1,  // 31: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
+	5,  // 32: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,  // 33: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
+	0,  // 34: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
+	0,  // 35: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
+	32, // 36: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
+	33, // 37: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
+	3,  // 38: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
+	0,  // 39: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
+	0,  // 40: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
+	34, // 41: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
+	34, // 42: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
+	2,  // 43: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,  // 44: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 45: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 46: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
+	6,  // 47: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 48: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,  // 49: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
+	3,  // 50: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
+	6,  // 51: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 52: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
+	3,  // 53: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
+	6,  // 54: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
+	2,  // 55: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
+	51, // 56: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
+	6,  // 57: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
+	1,  // 58: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
+	2,  // 59: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	2,  // 60: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	34, // 61: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34, // 62: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34, // 63: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
+	66, // 64: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	68, // 65: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	66, // 66: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	13, // 67: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15, // 68: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17, // 69: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19, // 70: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,  // 71: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,  // 72: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12, // 73: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	41, // 74: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	43, // 75: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	45, // 76: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	47, // 77: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	49, // 78: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	52, // 79: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	54, // 80: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	56, // 81: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	64, // 82: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	58, // 83: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	60, // 84: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	62, // 85: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	69, // 86: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	71, // 87: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	73, // 88: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	75, // 89: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	76, // 90: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	78, // 91: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	80, // 92: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	81, // 93: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14, // 94: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16, // 95: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18, // 96: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20, // 97: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,  // 98: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11, // 99: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	44, // 100: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	42, // 101: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	44, // 102: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	46, // 103: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	48, // 104: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	50, // 105: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	53, // 106: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	55, // 107: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	57, // 108: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	65, // 109: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	59, // 110: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	61, // 111: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	63, // 112: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	70, // 113: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	72, // 114: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	74, // 115: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	67, // 116: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	77, // 117: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	79, // 118: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	82, // 119: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	82, // 120: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	94, // [94:121] is the sub-list for method output_type
+	67, // [67:94] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -6181,6 +6393,8 @@ func file_meta_proto_init() {
 		(*Mutation_GrantIds)(nil),
 		(*Mutation_SetLock)(nil),
 		(*Mutation_PutLocks)(nil),
+		(*Mutation_Fallocate)(nil),
+		(*Mutation_CopyRange)(nil),
 	}
 	file_meta_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
@@ -6189,7 +6403,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   81,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -16,8 +16,6 @@ func TestPosixSuite(t *testing.T) {
 // notYet are cases of go-fuse's suite for calls that dfs refuses (docs/posix.md);
 // our own suite checks that the refusal is clean.
 var notYet = map[string]string{
-	"Fallocate":           "fallocate(2) is refused with EOPNOTSUPP: space cannot be promised without quotas",
-	"FallocateKeepSize":   "as Fallocate",
 	"FcntlFlockLocksFile": "wants a POSIX lock to exclude another descriptor of the same process, which POSIX says it does not; go-fuse leaves it out too",
 }
 

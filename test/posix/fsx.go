@@ -48,7 +48,7 @@ func fsx(t *testing.T, path string, seed uint64, mapped bool) {
 		off := rng.IntN(fsxMax)
 		n := 1 + rng.IntN(1<<rng.IntN(17))
 		n = min(n, fsxMax-off)
-		kind := rng.IntN(10)
+		kind := rng.IntN(14)
 		log = append(log, fmt.Sprintf("%d(%d,%d)", kind, off, n))
 		switch {
 		case kind <= 3: // write
@@ -100,6 +100,42 @@ func fsx(t *testing.T, path string, seed uint64, mapped bool) {
 			}
 			if err := unix.Munmap(m); err != nil {
 				fail("munmap: %v", err)
+			}
+		case kind == 10 && len(truth) > 0: // a hole
+			off %= len(truth)
+			n = min(n, len(truth)-off)
+			mode := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
+			if rng.IntN(2) == 0 {
+				mode = unix.FALLOC_FL_ZERO_RANGE | uint32(rng.IntN(2))*unix.FALLOC_FL_KEEP_SIZE
+			}
+			clear(truth[off : off+n])
+			if err := unix.Fallocate(int(f.Fd()), mode, int64(off), int64(n)); err != nil {
+				fail("fallocate %#x: %v", mode, err)
+			}
+		case kind == 11: // a longer file
+			if err := unix.Fallocate(int(f.Fd()), 0, int64(off), int64(n)); err != nil {
+				fail("fallocate: %v", err)
+			}
+			if off+n > len(truth) {
+				truth = append(truth, make([]byte, off+n-len(truth))...)
+			}
+		case kind == 12 && len(truth) > 1: // a part of it at another place
+			from := int64(rng.IntN(len(truth)))
+			to := int64(off)
+			n = min(n, len(truth)-int(from))
+			if from < to+int64(n) && to < from+int64(n) {
+				break // they overlap
+			}
+			if end := int(to) + n; end > len(truth) {
+				truth = append(truth, make([]byte, end-len(truth))...)
+			}
+			copy(truth[to:], truth[from:int(from)+n])
+			for left := n; left > 0; {
+				k, err := unix.CopyFileRange(int(f.Fd()), &from, int(f.Fd()), &to, left, 0)
+				if err != nil || k == 0 {
+					fail("copy_file_range: %d, %v", k, err)
+				}
+				left -= k
 			}
 		default: // read
 			if off >= len(truth) {
