@@ -305,6 +305,26 @@ type Cred struct {
 	Umask uint32
 }
 
+// Restrictions are what a session may not do, as its mount was told to ask for.
+type Restrictions uint32
+
+// The restrictions.
+const (
+	ReadOnly   Restrictions = 1 << iota // change anything
+	SquashRoot                          // act as root
+)
+
+// Nobody is the user and group as which root acts under SquashRoot.
+const Nobody = 65534
+
+// Squash is on whose behalf a request is really made.
+func (r Restrictions) Squash(c Cred) Cred {
+	if r&SquashRoot != 0 && c.UID == 0 {
+		return Cred{UID: Nobody, GID: Nobody, Umask: c.Umask}
+	}
+	return c
+}
+
 // Flags of Rename, as in renameat2(2).
 const (
 	RenameNoReplace = 1

@@ -15,6 +15,7 @@ type Config struct {
 	Host       string              // this machine's name in the cluster: the nearest replica is on the same host
 	Mountpoint string              // for people who list the sessions
 	Version    string              // of the program, for the same people
+	Restrict   dfs.Restrictions    // what the masters are to refuse
 	OpTimeout  time.Duration       // how long an operation waits for the cluster; 0 is 60 s
 	DirtyBytes int64               // most memory for bytes that are not committed yet; 0 is 64 MiB
 	CacheBytes int64               // most memory for bytes that were read; 0 is 128 MiB

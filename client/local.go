@@ -18,8 +18,9 @@ import (
 // cannot be made here; what it changes it answers too.
 func (fs *FS) local(cred dfs.Cred, make func(l *leases, at dfs.Time) *change) bool {
 	l := fs.leases
-	// Programs without the kernel's checks have theirs made by the masters.
-	if !cred.Checked || !l.good() || fs.lane.full() {
+	// Programs without the kernel's checks have theirs made by the masters, and what a
+	// session may not do at all they refuse.
+	if !cred.Checked || fs.cfg.Restrict&dfs.ReadOnly != 0 || !l.good() || fs.lane.full() {
 		return false
 	}
 	s := fs.session.Load()

@@ -57,7 +57,7 @@ type session struct {
 
 // openSession registers this client.
 func (fs *FS) openSession(ctx context.Context) (*session, error) {
-	req := &metapb.OpenSessionRequest{Host: fs.cfg.Host, Mountpoint: fs.cfg.Mountpoint, Version: fs.cfg.Version, Nonce: rand.Uint64() | 1}
+	req := &metapb.OpenSessionRequest{Host: fs.cfg.Host, Mountpoint: fs.cfg.Mountpoint, Version: fs.cfg.Version, Nonce: rand.Uint64() | 1, Restrict: uint32(fs.cfg.Restrict)}
 	var reply *metapb.OpenSessionReply
 	err := fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 		reply, err = metapb.NewMetaClient(conn).OpenSession(ctx, req)

@@ -27,6 +27,9 @@ func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func()
 	if f.flags&flagAccess == flagRead {
 		return 0, dfs.EBADF
 	}
+	if f.in.fs.cfg.Restrict&dfs.ReadOnly != 0 {
+		return 0, dfs.EROFS
+	}
 	if len(p) == 0 {
 		return 0, nil
 	}

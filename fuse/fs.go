@@ -21,10 +21,11 @@ const complainEvery = 10 * time.Second
 type fileSystem struct {
 	gofuse.RawFileSystem // ENOSYS to all that is not implemented
 
-	client  *client.FS
-	root    dfs.Ino
-	logger  *slog.Logger
-	metrics [opCount]opMetrics
+	client   *client.FS
+	root     dfs.Ino
+	restrict dfs.Restrictions
+	logger   *slog.Logger
+	metrics  [opCount]opMetrics
 
 	base     context.Context // ends when the mount is gone
 	stop     context.CancelFunc
@@ -50,6 +51,7 @@ func newFileSystem(ctx context.Context, cfg Config, root dfs.Attr) *fileSystem {
 		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
 		client:        cfg.FS,
 		root:          cfg.Root,
+		restrict:      cfg.Restrict,
 		logger:        cfg.Logger.With("mountpoint", cfg.Mountpoint),
 		metrics:       newMetrics(cfg.Registerer),
 		files:         map[uint64]*fileHandle{},
@@ -124,7 +126,7 @@ func (fs *fileSystem) addFile(f *client.File, in *gofuse.InHeader, flags uint32)
 	fs.mu.Unlock()
 	if fs.ledger != nil {
 		unique, _ := uniqueOf(in.Unique)
-		h.slot = fs.ledger.add(&openFile{handle: handle, unique: unique, Adopted: client.Adopted{Ino: f.Ino(), Flags: flags, Cred: cred(in)}})
+		h.slot = fs.ledger.add(&openFile{handle: handle, unique: unique, Adopted: client.Adopted{Ino: f.Ino(), Flags: flags, Cred: fs.cred(in)}})
 	}
 	return handle
 }

@@ -12,7 +12,7 @@ import (
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, header *gofuse.InHeader, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	r := fs.begin(opLookup, cancel, header)
 	defer r.end(&status)
-	attr, err := fs.client.Lookup(r, cred(header), fs.ino(header.NodeId), name)
+	attr, err := fs.client.Lookup(r, fs.cred(header), fs.ino(header.NodeId), name)
 	if errors.Is(err, dfs.ENOENT) && fs.kernel.names.Load() {
 		if t := fs.client.CacheFor(fs.ino(header.NodeId)); t > 0 {
 			out.SetEntryTimeout(t) // of node 0, which is that there is none

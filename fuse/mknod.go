@@ -6,7 +6,7 @@ import gofuse "github.com/hanwen/go-fuse/v2/fuse"
 func (fs *fileSystem) Mknod(cancel <-chan struct{}, input *gofuse.MknodIn, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	r := fs.begin(opMknod, cancel, &input.InHeader)
 	defer r.end(&status)
-	attr, err := fs.client.Mknod(r, maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Rdev)
+	attr, err := fs.client.Mknod(r, fs.maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Rdev)
 	if a, ok := fs.made(r, &input.InHeader, name, input.Mode, err); ok {
 		attr, err = a, nil
 	}

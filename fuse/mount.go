@@ -42,9 +42,10 @@ type Config struct {
 	Mountpoint string  // an existing folder
 	Source     string  // first column of df, by convention the masters
 	ReadOnly   bool
-	AllowOther bool     // other users than the one who mounts
-	Options    []string // of the kernel: dev, suid, noexec and their opposites
-	Debug      bool     // log each request
+	Restrict   dfs.Restrictions // of the client's session; with SquashRoot the masters check what root may do
+	AllowOther bool             // other users than the one who mounts
+	Options    []string         // of the kernel: dev, suid, noexec and their opposites
+	Debug      bool             // log each request
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // for the counters of requests; may be nil
 

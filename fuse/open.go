@@ -13,12 +13,12 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 	r := fs.begin(opOpen, cancel, &input.InHeader)
 	defer r.end(&status)
 	fs.dropResent(&input.InHeader)
-	f, err := fs.client.Open(r, cred(&input.InHeader), fs.ino(input.NodeId), input.Flags)
+	f, err := fs.client.Open(r, fs.cred(&input.InHeader), fs.ino(input.NodeId), input.Flags)
 	if err != nil {
 		return r.status(err)
 	}
 	if input.Mode&gofuse.OPEN_KILL_SUIDGID != 0 { // truncated by somebody who may not keep the bits
-		if _, err := fs.client.SetAttr(r, cred(&input.InHeader), f.Ino(), client.SetAttr{KillSuid: true}); err != nil {
+		if _, err := fs.client.SetAttr(r, fs.cred(&input.InHeader), f.Ino(), client.SetAttr{KillSuid: true}); err != nil {
 			f.Release()
 			return r.status(err)
 		}
@@ -33,10 +33,10 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, nam
 	r := fs.begin(opCreate, cancel, &input.InHeader)
 	defer r.end(&status)
 	fs.dropResent(&input.InHeader)
-	f, attr, err := fs.client.Create(r, maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Flags)
+	f, attr, err := fs.client.Create(r, fs.maker(&input.InHeader, input.Umask), fs.ino(input.NodeId), name, input.Mode, input.Flags)
 	if a, ok := fs.made(r, &input.InHeader, name, unix.S_IFREG, err); ok {
 		attr = a
-		f, err = fs.client.Open(r, cred(&input.InHeader), attr.Ino, input.Flags)
+		f, err = fs.client.Open(r, fs.cred(&input.InHeader), attr.Ino, input.Flags)
 	}
 	if err != nil {
 		return r.status(err)

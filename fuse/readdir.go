@@ -113,7 +113,7 @@ func (fs *fileSystem) fillAhead(r *request, h *dirHandle, input *gofuse.ReadIn, 
 	if place <= afterDotDot {
 		cookie = 0
 	}
-	part, err := fs.client.ReadDir(r, cred(&input.InHeader), ino, cookie, limit, plus)
+	part, err := fs.client.ReadDir(r, fs.cred(&input.InHeader), ino, cookie, limit, plus)
 	if err != nil {
 		return err
 	}

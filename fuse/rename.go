@@ -13,10 +13,10 @@ func (fs *fileSystem) Rename(cancel <-chan struct{}, input *gofuse.RenameIn, nam
 	if input.Flags&^(dfs.RenameNoReplace|dfs.RenameExchange|dfs.RenameWhiteout) != 0 {
 		return gofuse.EINVAL
 	}
-	err := fs.client.Rename(r, cred(&input.InHeader), fs.ino(input.NodeId), name, fs.ino(input.Newdir), newName, input.Flags)
+	err := fs.client.Rename(r, fs.cred(&input.InHeader), fs.ino(input.NodeId), name, fs.ino(input.Newdir), newName, input.Flags)
 	if gone(&input.InHeader, err) {
 		// The source is gone; if the target is there the process before this one has moved it.
-		if _, lerr := fs.client.Lookup(r, cred(&input.InHeader), fs.ino(input.Newdir), newName); lerr == nil {
+		if _, lerr := fs.client.Lookup(r, fs.cred(&input.InHeader), fs.ino(input.Newdir), newName); lerr == nil {
 			return gofuse.OK
 		}
 	}

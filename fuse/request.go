@@ -128,14 +128,14 @@ func (r *request) status(err error) gofuse.Status {
 
 // cred is on whose behalf the request is made. The kernel has checked its
 // permissions (default_permissions).
-func cred(h *gofuse.InHeader) dfs.Cred {
-	return dfs.Cred{UID: h.Uid, GID: h.Gid, Checked: true}
+func (fs *fileSystem) cred(h *gofuse.InHeader) dfs.Cred {
+	return fs.restrict.Squash(dfs.Cred{UID: h.Uid, GID: h.Gid, Checked: true})
 }
 
 // maker is cred for what makes an inode: the kernel leaves the umask to us, since a
 // default ACL takes its place (FUSE_DONT_MASK).
-func maker(h *gofuse.InHeader, umask uint32) dfs.Cred {
-	c := cred(h)
+func (fs *fileSystem) maker(h *gofuse.InHeader, umask uint32) dfs.Cred {
+	c := fs.cred(h)
 	c.Umask = umask
 	return c
 }

@@ -12,7 +12,7 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, input *gofuse.SetAttrIn, o
 	r := fs.begin(opSetAttr, cancel, &input.InHeader)
 	defer r.end(&status)
 	ino := fs.ino(input.NodeId)
-	attr, err := fs.client.SetAttr(r, cred(&input.InHeader), ino, setOf(&input.SetAttrInCommon))
+	attr, err := fs.client.SetAttr(r, fs.cred(&input.InHeader), ino, setOf(&input.SetAttrInCommon))
 	if input.Valid&gofuse.FATTR_MODE != 0 {
 		fs.forgetHarmless(ino)
 	}

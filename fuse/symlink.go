@@ -9,7 +9,7 @@ import (
 func (fs *fileSystem) Symlink(cancel <-chan struct{}, header *gofuse.InHeader, target, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	r := fs.begin(opSymlink, cancel, header)
 	defer r.end(&status)
-	attr, err := fs.client.Symlink(r, cred(header), fs.ino(header.NodeId), name, target)
+	attr, err := fs.client.Symlink(r, fs.cred(header), fs.ino(header.NodeId), name, target)
 	if a, ok := fs.made(r, header, name, unix.S_IFLNK, err); ok {
 		attr, err = a, nil
 	}

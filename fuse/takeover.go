@@ -295,7 +295,7 @@ func (fs *fileSystem) made(r *request, h *gofuse.InHeader, name string, mode uin
 	if _, again := uniqueOf(h.Unique); !again || !errors.Is(err, dfs.EEXIST) {
 		return dfs.Attr{}, false
 	}
-	attr, err := fs.client.Lookup(r, cred(h), fs.ino(h.NodeId), name)
+	attr, err := fs.client.Lookup(r, fs.cred(h), fs.ino(h.NodeId), name)
 	if err != nil || attr.UID != h.Uid || attr.Type() != mode&unix.S_IFMT {
 		return dfs.Attr{}, false
 	}

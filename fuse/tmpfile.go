@@ -8,7 +8,7 @@ func (fs *fileSystem) Tmpfile(cancel <-chan struct{}, input *gofuse.CreateIn, ou
 	defer r.end(&status)
 	fs.dropResent(&input.InHeader)
 	parent := fs.ino(input.NodeId)
-	f, attr, err := fs.client.Tmpfile(r, maker(&input.InHeader, input.Umask), parent, input.Mode, input.Flags)
+	f, attr, err := fs.client.Tmpfile(r, fs.maker(&input.InHeader, input.Umask), parent, input.Mode, input.Flags)
 	if err != nil {
 		return r.status(err)
 	}

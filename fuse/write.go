@@ -24,7 +24,7 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 		return 0, gofuse.EBADF
 	}
 	if input.WriteFlags&gofuse.WRITE_KILL_SUIDGID != 0 && h.byRoot {
-		if err := fs.killSuid(r, cred(&input.InHeader), h); err != nil {
+		if err := fs.killSuid(r, fs.cred(&input.InHeader), h); err != nil {
 			return 0, r.status(err)
 		}
 	}

@@ -15,13 +15,13 @@ func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, header *gofuse.InHeader, 
 	defer r.end(&status)
 	ino := fs.ino(header.NodeId)
 	if !isACL(name) {
-		value, err := fs.client.GetXattr(r, cred(header), ino, name)
+		value, err := fs.client.GetXattr(r, fs.cred(header), ino, name)
 		if err != nil {
 			return 0, r.status(err)
 		}
 		return fitXattr(dest, value)
 	}
-	value, kept, err := fs.client.GetXattrKept(r, cred(header), ino, name)
+	value, kept, err := fs.client.GetXattrKept(r, fs.cred(header), ino, name)
 	if !kept {
 		// The kernel would keep the list until the attributes are invalidated, which
 		// nobody does without a lease: an invalidation that overtakes the answer makes it
@@ -39,7 +39,7 @@ func (fs *fileSystem) GetXAttr(cancel <-chan struct{}, header *gofuse.InHeader, 
 func (fs *fileSystem) ListXAttr(cancel <-chan struct{}, header *gofuse.InHeader, dest []byte) (size uint32, status gofuse.Status) {
 	r := fs.begin(opListXattr, cancel, header)
 	defer r.end(&status)
-	names, err := fs.client.ListXattr(r, cred(header), fs.ino(header.NodeId))
+	names, err := fs.client.ListXattr(r, fs.cred(header), fs.ino(header.NodeId))
 	if err != nil {
 		return 0, r.status(err)
 	}
@@ -68,12 +68,12 @@ func (fs *fileSystem) SetXAttr(cancel <-chan struct{}, input *gofuse.SetXAttrIn,
 		flags |= dfs.XattrKillSetgid
 	}
 	value := append([]byte(nil), data...) // data is go-fuse's
-	return r.status(fs.client.SetXattr(r, cred(&input.InHeader), fs.ino(input.NodeId), name, value, flags))
+	return r.status(fs.client.SetXattr(r, fs.cred(&input.InHeader), fs.ino(input.NodeId), name, value, flags))
 }
 
 // RemoveXAttr removes an extended attribute.
 func (fs *fileSystem) RemoveXAttr(cancel <-chan struct{}, header *gofuse.InHeader, name string) (status gofuse.Status) {
 	r := fs.begin(opRemoveXattr, cancel, header)
 	defer r.end(&status)
-	return r.status(fs.client.RemoveXattr(r, cred(header), fs.ino(header.NodeId), name))
+	return r.status(fs.client.RemoveXattr(r, fs.cred(header), fs.ino(header.NodeId), name))
 }

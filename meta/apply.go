@@ -82,6 +82,7 @@ func (tx *tx) applySession() (Reply, error) {
 		return Reply{Errno: dfs.EINVAL}, nil
 	}
 
+	c.Cred = tally.restrict.Squash(c.Cred)
 	inodes, chunks := tally.inodes, tally.chunks
 	rep, err := tx.run()
 	if err != nil {
@@ -110,7 +111,11 @@ func (tx *tx) applySession() (Reply, error) {
 
 // run carries out the operation and turns a verdict into its reply.
 func (tx *tx) run() (Reply, error) {
-	rep, err := tx.c.Op.apply(tx)
+	var rep Reply
+	err := tx.restricted()
+	if err == nil {
+		rep, err = tx.c.Op.apply(tx)
+	}
 	if err == nil && rep.StaleMap {
 		tx.refused()
 		return rep, nil
@@ -127,6 +132,18 @@ func (tx *tx) run() (Reply, error) {
 	rep.Errno = verdict
 	rep.Attr = nil
 	return rep, nil
+}
+
+// restricted refuses what the session may not do.
+func (tx *tx) restricted() error {
+	if tx.tally == nil || tx.tally.restrict&dfs.ReadOnly == 0 {
+		return nil
+	}
+	switch tx.c.Op.(type) {
+	case *GrantIDs, *CloseSession, *SetLock, *PutLocks:
+		return nil // of the session, not of the file system
+	}
+	return dfs.EROFS
 }
 
 // refused forgets what the operation did in memory.

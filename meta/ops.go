@@ -171,6 +171,7 @@ type OpenSession struct {
 	Host       string
 	Mountpoint string
 	Version    string
+	Restrict   dfs.Restrictions
 }
 
 // CloseSession ends a session; one that is already gone is no error.

@@ -303,6 +303,8 @@ type tally struct {
 	counts
 	inodes []Range // granted inode numbers, the latest last
 	chunks []Range // granted chunk sequence numbers without a record
+
+	restrict dfs.Restrictions
 }
 
 func (t *tally) encode(b []byte) []byte {
@@ -311,7 +313,11 @@ func (t *tally) encode(b []byte) []byte {
 	b = binary.AppendUvarint(b, t.last)
 	b = t.counts.append(b)
 	b = appendRanges(b, t.inodes)
-	return appendRanges(b, t.chunks)
+	b = appendRanges(b, t.chunks)
+	if t.restrict != 0 {
+		b = binary.AppendUvarint(b, uint64(t.restrict))
+	}
+	return b
 }
 
 func decodeTally(b []byte) (*tally, error) {
@@ -320,6 +326,9 @@ func decodeTally(b []byte) (*tally, error) {
 	t.counts.read(&d)
 	t.inodes = d.ranges()
 	t.chunks = d.ranges()
+	if len(d.b) > 0 {
+		t.restrict = dfs.Restrictions(d.uvarint32())
+	}
 	return t, d.done()
 }
 

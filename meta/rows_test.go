@@ -75,6 +75,10 @@ var decoders = map[string]func(b []byte) ([]byte, error){
 		v, err := decodeXattr(b)
 		return append([]byte{rowVersion}, v...), err
 	},
+	"locks": func(b []byte) ([]byte, error) {
+		ls, err := decodeLocks(b)
+		return encodeLocks(nil, ls), err
+	},
 	"reply": func(b []byte) ([]byte, error) {
 		r, err := decodeReply(b)
 		return encodeReply(nil, &r), err
@@ -90,14 +94,17 @@ func samples() map[string][][]byte {
 	}
 	s := Session{Nonce: 1 << 63, Host: "h", Mountpoint: "/m", Version: "v", Opened: t}
 	reply := Reply{Errno: dfs.ENOENT, Attr: &full.Attr, Existed: true, StaleMap: true, Session: 3, Inodes: Range{1, 2}, Chunks: Range{3, 4},
-		Orphaned: []dfs.Ino{1, 2}, Skipped: []dfs.Ino{3}, Reaped: []dfs.Ino{4}, More: true, Dropped: []dfs.ChunkID{testChunk(4)}, Epoch: 7}
+		Orphaned: []dfs.Ino{1, 2}, Skipped: []dfs.Ino{3}, Reaped: []dfs.Ino{4}, More: true, Dropped: []dfs.ChunkID{testChunk(4)}, Epoch: 7, Token: 8, Copied: 1 << 40}
 	return map[string][][]byte{
-		"inode":    {full.encode(nil), (&inode{Attr: dfs.Attr{Mode: dfs.TypeFile}}).encode(nil)},
-		"dentry":   {encodeDentries(nil, []dentry{{"a", 1, dfs.TypeDir, 0}, {strings.Repeat("n", 255), 1 << 50, dfs.TypeSocket, 255}})},
-		"extent":   {encodeExtent(nil, dfs.Extent{Off: 100, Len: 10, Chunk: testChunk(1), Record: 4096, RecordLen: 20, Start: 10})},
-		"chunk":    {(&chunk{owner: 3, present: 7, epoch: 2, committed: 8192, live: 1 << 40, sealed: true}).encode(nil)},
-		"session":  {encodeSession(nil, &s)},
-		"tally":    {(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, []Range{{1, 5}, {9, 10}}, []Range{{1, 1 << 48}}}).encode(nil)},
+		"inode":   {full.encode(nil), (&inode{Attr: dfs.Attr{Mode: dfs.TypeFile}}).encode(nil)},
+		"dentry":  {encodeDentries(nil, []dentry{{"a", 1, dfs.TypeDir, 0}, {strings.Repeat("n", 255), 1 << 50, dfs.TypeSocket, 255}})},
+		"extent":  {encodeExtent(nil, dfs.Extent{Off: 100, Len: 10, Chunk: testChunk(1), Record: 4096, RecordLen: 20, Start: 10})},
+		"chunk":   {(&chunk{owner: 3, present: 7, epoch: 2, committed: 8192, live: 1 << 40, sealed: true}).encode(nil)},
+		"session": {encodeSession(nil, &s)},
+		"tally": {
+			(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, []Range{{1, 5}, {9, 10}}, []Range{{1, 1 << 48}}, 0}).encode(nil),
+			(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, nil, nil, dfs.ReadOnly | dfs.SquashRoot}).encode(nil),
+		},
 		"counters": {(&counters{1, 2, 3, 4, counts{-1, 2, -3, 1 << 50}}).encode(nil)},
 		"cluster":  {(&cluster{7, 1024, 3}).encode(nil)},
 		"server":   {encodeServer(nil, &dfs.Server{ID: 3, Name: "n", Addr: "a:1", Host: "h", Zone: "z", Weight: 9, State: dfs.ServerDrain})},
@@ -105,7 +112,11 @@ func samples() map[string][][]byte {
 		"number":   {encodeNumber(nil, 1<<63)},
 		"master":   {encodeMaster(nil, Master{Name: "m", Addr: "a:1"})},
 		"xattr":    {{rowVersion}, append([]byte{rowVersion}, "value"...)},
-		"reply":    {encodeReply(nil, &reply), encodeReply(nil, &Reply{})},
+		"locks": {encodeLocks(nil, dfs.Locks{
+			{Kind: dfs.LockBytes, Type: dfs.LockShared, Owner: 1 << 63, File: 3, Start: 1, End: dfs.LockEnd, PID: 77},
+			{Kind: dfs.LockName, Type: dfs.LockAlone, Owner: 1, End: dfs.LockEnd, Token: 9, Name: "n"},
+		})},
+		"reply": {encodeReply(nil, &reply), encodeReply(nil, &Reply{})},
 	}
 }
 

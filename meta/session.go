@@ -90,6 +90,9 @@ func (o *OpenSession) apply(tx *tx) (Reply, error) {
 	if err := tx.needOwn(); err != nil {
 		return Reply{}, err
 	}
+	if o.Restrict&^(dfs.ReadOnly|dfs.SquashRoot) != 0 {
+		return Reply{}, dfs.EINVAL // of a later version: it must not seem to be kept
+	}
 	if o.Nonce == 0 || len(o.Host) > hostMax || len(o.Mountpoint) > hostMax || len(o.Version) > hostMax {
 		return Reply{}, dfs.EINVAL
 	}
@@ -105,7 +108,7 @@ func (o *OpenSession) apply(tx *tx) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	var t tally
+	t := tally{restrict: o.Restrict}
 	rep, err := tx.grant(&t, inodesFirst, chunksGrant)
 	if err != nil {
 		return Reply{}, err

@@ -25,6 +25,7 @@ type Session struct {
 	Mountpoint string
 	Version    string
 	Opened     dfs.Time
+	Restrict   dfs.Restrictions
 	Inodes     []Range // granted inode numbers, the latest last
 	Chunks     []Range // granted chunk sequence numbers of which no record was made yet
 }
@@ -199,7 +200,7 @@ func (v View) Session(id dfs.SessionID) (Session, bool, error) {
 	if err != nil || t == nil {
 		return Session{}, false, err
 	}
-	s.Inodes, s.Chunks = t.inodes, t.chunks
+	s.Inodes, s.Chunks, s.Restrict = t.inodes, t.chunks, t.restrict
 	return *s, true, nil
 }
 
@@ -218,7 +219,7 @@ func (v View) Sessions() ([]Session, error) {
 	err = v.tallies(func(id dfs.SessionID, t *tally) { tallies[id] = t })
 	for i := range list {
 		if t := tallies[list[i].ID]; t != nil {
-			list[i].Inodes, list[i].Chunks = t.inodes, t.chunks
+			list[i].Inodes, list[i].Chunks, list[i].Restrict = t.inodes, t.chunks, t.restrict
 		}
 	}
 	return list, err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"dfs"
 	"dfs/internal/cli"
 
 	"github.com/spf13/pflag"
@@ -25,6 +26,7 @@ type options struct {
 	fake        bool // as a mount helper: do all but mount
 	sloppy      bool // as a mount helper: ignore unknown options
 	readOnly    bool
+	rootSquash  bool
 	allowOther  bool
 	debug       bool
 	path        string
@@ -53,7 +55,8 @@ func defaultOptions() *options {
 func (o *options) register(f *pflag.FlagSet) {
 	f.BoolVarP(&o.foreground, "foreground", "f", o.foreground, "stay in the foreground")
 	f.BoolVar(&o.noWait, "no-wait", o.noWait, "fail when the cluster does not answer, instead of waiting for it")
-	f.BoolVar(&o.readOnly, "ro", o.readOnly, "mount read-only")
+	f.BoolVar(&o.readOnly, "ro", o.readOnly, "mount read-only; the masters refuse changes too")
+	f.BoolVar(&o.rootSquash, "root-squash", o.rootSquash, "root of this machine may do what the user nobody (65534) may; the masters check")
 	f.BoolVar(&o.allowOther, "allow-other", o.allowOther, "let other users in; needs user_allow_other in /etc/fuse.conf unless root mounts")
 	f.StringVar(&o.path, "path", o.path, "folder of the file system to mount")
 	f.DurationVar(&o.opTimeout, "op-timeout", o.opTimeout, "how long an operation waits for the cluster before it fails with ETIMEDOUT")
@@ -69,6 +72,18 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.BoolVar(&o.sloppy, "sloppy", false, "ignore unknown mount options")
 	_ = f.MarkHidden("fake")
 	_ = f.MarkHidden("sloppy")
+}
+
+// restrictions are what the masters are asked to refuse.
+func (o *options) restrictions() dfs.Restrictions {
+	var r dfs.Restrictions
+	if o.readOnly {
+		r |= dfs.ReadOnly
+	}
+	if o.rootSquash {
+		r |= dfs.SquashRoot
+	}
+	return r
 }
 
 // Options of mount(8) which the kernel or mount itself has already taken care

@@ -221,7 +221,7 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 	case *meta.GrantIDs:
 		p.Op = &logpb.Command_GrantIds{GrantIds: &logpb.GrantIDs{Inodes: op.Inodes, Chunks: op.Chunks}}
 	case *meta.OpenSession:
-		p.Op = &logpb.Command_OpenSession{OpenSession: &logpb.OpenSession{Nonce: op.Nonce, Host: op.Host, Mountpoint: op.Mountpoint, Version: op.Version}}
+		p.Op = &logpb.Command_OpenSession{OpenSession: &logpb.OpenSession{Nonce: op.Nonce, Host: op.Host, Mountpoint: op.Mountpoint, Version: op.Version, Restrict: uint32(op.Restrict)}}
 	case *meta.CloseSession:
 		p.Op = &logpb.Command_CloseSession{CloseSession: &logpb.CloseSession{Session: uint64(op.Session)}}
 	case *meta.Reap:
@@ -288,7 +288,7 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.GrantIDs{Inodes: op.GrantIds.Inodes, Chunks: op.GrantIds.Chunks}
 	case *logpb.Command_OpenSession:
 		o := op.OpenSession
-		c.Op = &meta.OpenSession{Nonce: o.Nonce, Host: o.Host, Mountpoint: o.Mountpoint, Version: o.Version}
+		c.Op = &meta.OpenSession{Nonce: o.Nonce, Host: o.Host, Mountpoint: o.Mountpoint, Version: o.Version, Restrict: dfs.Restrictions(o.Restrict)}
 	case *logpb.Command_CloseSession:
 		c.Op = &meta.CloseSession{Session: dfs.SessionID(op.CloseSession.Session)}
 	case *logpb.Command_Reap:

@@ -47,6 +47,8 @@ type liveSession struct {
 	seen time.Time            // last heartbeat
 	told bool                 // all its open inodes are in open
 	open map[dfs.Ino]struct{} // inodes that it has open
+
+	restrict dfs.Restrictions
 }
 
 func kick(c chan struct{}) {
@@ -108,6 +110,19 @@ func (l *leadership) released(id dfs.SessionID, ino dfs.Ino) {
 	}
 }
 
+// credOf is on whose behalf a session asks.
+func (s *Server) credOf(session uint64, p *metapb.Cred) dfs.Cred {
+	c := rpc.CredFromProto(p)
+	if l := s.leading.Load(); l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if live := l.sessions[dfs.SessionID(session)]; live != nil {
+			c = live.restrict.Squash(c)
+		}
+	}
+	return c
+}
+
 // knows reports whether there is such a session.
 func (l *leadership) knows(id dfs.SessionID) bool {
 	l.mu.Lock()
@@ -116,11 +131,11 @@ func (l *leadership) knows(id dfs.SessionID) bool {
 }
 
 // begin registers a session that was opened in this term: it has nothing open.
-func (l *leadership) begin(id dfs.SessionID) {
+func (l *leadership) begin(id dfs.SessionID, restrict dfs.Restrictions) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sessions[id] == nil {
-		l.sessions[id] = &liveSession{seen: time.Now(), told: true, open: map[dfs.Ino]struct{}{}}
+		l.sessions[id] = &liveSession{seen: time.Now(), told: true, open: map[dfs.Ino]struct{}{}, restrict: restrict}
 	}
 }
 
@@ -194,7 +209,7 @@ func (l *leadership) adopt() error {
 	defer l.mu.Unlock()
 	for _, s := range sessions {
 		if l.sessions[s.ID] == nil {
-			l.sessions[s.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}}
+			l.sessions[s.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}, restrict: s.Restrict}
 		}
 	}
 	return err
@@ -225,14 +240,15 @@ func (s *Server) OpenSession(ctx context.Context, req *metapb.OpenSessionRequest
 	}
 	// Messages hold valid UTF-8 only, so a character must not be cut in two.
 	cut := func(t string) string { return strings.ToValidUTF8(t[:min(len(t), dfs.NameMax)], "") }
-	r, err := s.propose(ctx, &meta.OpenSession{Nonce: req.Nonce, Host: cut(req.Host), Mountpoint: cut(req.Mountpoint), Version: cut(req.Version)})
+	r, err := s.propose(ctx, &meta.OpenSession{Nonce: req.Nonce, Host: cut(req.Host), Mountpoint: cut(req.Mountpoint), Version: cut(req.Version),
+		Restrict: dfs.Restrictions(req.Restrict)})
 	if err != nil {
 		return nil, s.failure(err)
 	}
 	if r.Errno != dfs.OK {
 		return nil, status.Errorf(codes.InvalidArgument, "open a session: %v", r.Errno)
 	}
-	l.begin(r.Session)
+	l.begin(r.Session, dfs.Restrictions(req.Restrict))
 	return &metapb.OpenSessionReply{
 		Session: uint64(r.Session), TtlNanos: int64(s.cfg.SessionTTL), Inodes: rangeToProto(r.Inodes), Chunks: rangeToProto(r.Chunks),
 	}, nil
@@ -247,12 +263,13 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 	id := dfs.SessionID(req.Session)
 	out := &metapb.HeartbeatReply{LeaderTerm: l.term}
 	// It must be the leader who says that a session lives.
+	var restrict dfs.Restrictions
 	err := s.read(ctx, func(v meta.View) error {
-		_, exists, err := v.Session(id)
+		state, exists, err := v.Session(id)
 		if err != nil {
 			return err
 		}
-		out.Expired = !exists
+		out.Expired, restrict = !exists, state.Restrict
 		epoch, err := v.Epoch()
 		out.MapEpoch = uint64(epoch)
 		return err
@@ -276,7 +293,7 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 	defer l.mu.Unlock()
 	live := l.sessions[id]
 	if live == nil {
-		live = &liveSession{open: map[dfs.Ino]struct{}{}}
+		live = &liveSession{open: map[dfs.Ino]struct{}{}, restrict: restrict}
 		l.sessions[id] = live
 	}
 	live.seen = time.Now()
@@ -415,7 +432,7 @@ func (l *leadership) takeOver() error {
 	ids := make([]dfs.SessionID, len(sessions))
 	for i, session := range sessions {
 		ids[i] = session.ID
-		l.sessions[session.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}}
+		l.sessions[session.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}, restrict: session.Restrict}
 	}
 	l.leases.expect(ids)
 	return nil

@@ -27,7 +27,7 @@ func newTerm(sessions ...dfs.SessionID) *leadership {
 	l := &leadership{sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, reap: make(chan struct{}, 1)}
 	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
 	for _, id := range sessions {
-		l.begin(id)
+		l.begin(id, 0)
 	}
 	return l
 }

@@ -62,7 +62,7 @@ func (s *Server) Lookup(ctx context.Context, req *metapb.LookupRequest) (*metapb
 	for under := dfs.Ino(0); ; {
 		var attr dfs.Attr
 		err := s.read(ctx, func(v meta.View) (err error) {
-			attr, err = v.Lookup(rpc.CredFromProto(req.Cred), parent, name(req.Name))
+			attr, err = v.Lookup(s.credOf(req.Session, req.Cred), parent, name(req.Name))
 			return err
 		})
 		if err != nil {
@@ -138,7 +138,7 @@ func (s *Server) Open(ctx context.Context, req *metapb.OpenRequest) (*metapb.Ope
 		if err != nil {
 			return err
 		}
-		if err := v.Access(rpc.CredFromProto(req.Cred), ino, accessMask(req.Flags)); err != nil {
+		if err := v.Access(s.credOf(req.Session, req.Cred), ino, accessMask(req.Flags)); err != nil {
 			return err
 		}
 		extents, more, err := v.Extents(ino, 0, int(min(req.Extents, openExtentMax)))
@@ -208,7 +208,7 @@ func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*meta
 	}
 	var list meta.Listing
 	err = s.read(ctx, func(v meta.View) (err error) {
-		list, err = v.ReadDir(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino), req.Cookie, max(limit, 1), false)
+		list, err = v.ReadDir(s.credOf(req.Session, req.Cred), dfs.Ino(req.Ino), req.Cookie, max(limit, 1), false)
 		return err
 	})
 	if err == nil && req.Plus {
@@ -272,7 +272,7 @@ func (s *Server) Readlink(ctx context.Context, req *metapb.ReadlinkRequest) (*me
 func (s *Server) GetXattr(ctx context.Context, req *metapb.GetXattrRequest) (*metapb.GetXattrReply, error) {
 	var value []byte
 	_, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
-		value, err = v.GetXattr(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino), name(req.Name))
+		value, err = v.GetXattr(s.credOf(req.Session, req.Cred), dfs.Ino(req.Ino), name(req.Name))
 		return err
 	})
 	errno, err := verdict(err)
@@ -283,7 +283,7 @@ func (s *Server) GetXattr(ctx context.Context, req *metapb.GetXattrRequest) (*me
 func (s *Server) ListXattr(ctx context.Context, req *metapb.ListXattrRequest) (*metapb.ListXattrReply, error) {
 	var names []string
 	_, err := s.readUnder(ctx, req.Session, dfs.Ino(req.Ino), func(v meta.View) (err error) {
-		names, err = v.ListXattr(rpc.CredFromProto(req.Cred), dfs.Ino(req.Ino))
+		names, err = v.ListXattr(s.credOf(req.Session, req.Cred), dfs.Ino(req.Ino))
 		return err
 	})
 	errno, err := verdict(err)

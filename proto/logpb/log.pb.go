@@ -2025,6 +2025,7 @@ type OpenSession struct {
 	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
 	Mountpoint    string                 `protobuf:"bytes,3,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Restrict      uint32                 `protobuf:"varint,5,opt,name=restrict,proto3" json:"restrict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2085,6 +2086,13 @@ func (x *OpenSession) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *OpenSession) GetRestrict() uint32 {
+	if x != nil {
+		return x.Restrict
+	}
+	return 0
 }
 
 type CloseSession struct {
@@ -2751,14 +2759,15 @@ const file_log_proto_rawDesc = "" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
 	"\bGrantIDs\x12\x16\n" +
 	"\x06inodes\x18\x01 \x01(\bR\x06inodes\x12\x16\n" +
-	"\x06chunks\x18\x02 \x01(\bR\x06chunks\"q\n" +
+	"\x06chunks\x18\x02 \x01(\bR\x06chunks\"\x8d\x01\n" +
 	"\vOpenSession\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1e\n" +
 	"\n" +
 	"mountpoint\x18\x03 \x01(\tR\n" +
 	"mountpoint\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"(\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
+	"\brestrict\x18\x05 \x01(\rR\brestrict\"(\n" +
 	"\fCloseSession\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\"?\n" +
 	"\x04Reap\x12\x16\n" +

@@ -877,7 +877,8 @@ type OpenSessionRequest struct {
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
 	Mountpoint    string                 `protobuf:"bytes,2,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`
 	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Nonce         uint64                 `protobuf:"varint,4,opt,name=nonce,proto3" json:"nonce,omitempty"` // random; the same nonce again returns the same session
+	Nonce         uint64                 `protobuf:"varint,4,opt,name=nonce,proto3" json:"nonce,omitempty"`       // random; the same nonce again returns the same session
+	Restrict      uint32                 `protobuf:"varint,5,opt,name=restrict,proto3" json:"restrict,omitempty"` // what the session may not do; see dfs.Restrictions
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,6 +937,13 @@ func (x *OpenSessionRequest) GetVersion() string {
 func (x *OpenSessionRequest) GetNonce() uint64 {
 	if x != nil {
 		return x.Nonce
+	}
+	return 0
+}
+
+func (x *OpenSessionRequest) GetRestrict() uint32 {
+	if x != nil {
+		return x.Restrict
 	}
 	return 0
 }
@@ -5750,14 +5758,15 @@ const file_meta_proto_rawDesc = "" +
 	"\vReturnReply\"<\n" +
 	"\x0eAcquireRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
-	"\x03ino\x18\x02 \x01(\x04R\x03ino\"x\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\"\x94\x01\n" +
 	"\x12OpenSessionRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1e\n" +
 	"\n" +
 	"mountpoint\x18\x02 \x01(\tR\n" +
 	"mountpoint\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\x04R\x05nonce\"\xa5\x01\n" +
+	"\x05nonce\x18\x04 \x01(\x04R\x05nonce\x12\x1a\n" +
+	"\brestrict\x18\x05 \x01(\rR\brestrict\"\xa5\x01\n" +
 	"\x10OpenSessionReply\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1b\n" +
 	"\tttl_nanos\x18\x02 \x01(\x03R\bttlNanos\x12,\n" +
