@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -67,16 +68,32 @@ func (h *fileHandle) goesOn(in *gofuse.WriteIn) func() bool {
 	h.writing = writing{call, bytes - uint64(in.Size)}
 	return func() bool {
 		now, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", in.Pid))
-		return err == nil && (string(now) == call || strings.HasPrefix(string(now), "running"))
+		return err == nil && (string(now) == call || isRunning(now))
 	}
 }
+
+// Bounds of waiting for a thread to wait for us.
+const (
+	asleepIn   = 20 * time.Millisecond
+	asleepPoll = 20 * time.Microsecond
+)
+
+// isRunning reports whether the kernel says only that a thread is on a processor, or ready.
+func isRunning(call []byte) bool { return strings.HasPrefix(string(call), "running") }
 
 // writeCall reads the call that a thread stands in; bytes is how many it is to write, 0 when
 // it is no write(2) or pwrite(2).
 func writeCall(thread uint32) (call string, bytes uint64) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", thread))
-	if err != nil {
-		return "", 0
+	var text []byte
+	for end := time.Now().Add(asleepIn); ; time.Sleep(asleepPoll) {
+		var err error
+		if text, err = os.ReadFile(fmt.Sprintf("/proc/%d/syscall", thread)); err != nil {
+			return "", 0
+		}
+		// It is about to wait for our answer; before it does its call is not told.
+		if !isRunning(text) || time.Now().After(end) {
+			break
+		}
 	}
 	var number int
 	var fd, buffer uint64

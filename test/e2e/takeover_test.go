@@ -57,6 +57,9 @@ func (m *mount) kill() {
 	worker := m.worker()
 	if worker != 0 {
 		_ = unix.Kill(worker, unix.SIGSTOP) // it must not say goodbye when it sees the other end
+		for deadline := time.Now().Add(stopTimeout); !stopped(worker) && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	m.process.kill()
 	if worker != 0 {
@@ -68,6 +71,18 @@ func (m *mount) kill() {
 			}
 		}
 	}
+}
+
+// stopped reports whether all threads of a process have stopped, or are gone.
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, name := range threads {
+		stat, rerr := os.ReadFile(name)
+		if rerr == nil && !strings.Contains(string(stat), ") T ") && !strings.Contains(string(stat), ") Z ") {
+			return false
+		}
+	}
+	return err == nil
 }
 
 // load is programs that use a mount, and fail the test when they are told an error, or
