@@ -29,6 +29,16 @@ func RecordHead(payload int) int {
 // there is that long: the next record begins so much later.
 func RecordSpace(payload int) int { return roundUp(RecordHead(payload) + payload) }
 
+// IntentRoom is how many bytes of intents a record with such a payload has room for: what
+// is left of its first page, at the end.
+func IntentRoom(payload int) int {
+	head := RecordHeaderBytes + PageCRCBytes*Pages(payload)
+	if head+payload <= PageBytes {
+		return PageBytes - head - payload
+	}
+	return max(0, PageBytes-head)
+}
+
 // Pages is how many pages, and so checksums, a payload has.
 func Pages(payload int) int { return (payload + PageBytes - 1) / PageBytes }
 

@@ -34,6 +34,7 @@ type Record struct {
 	RecordLen uint32    // bytes of payload over all data fragments
 	CRCs      []uint32  // of each page of Data
 	Data      []byte    // the payload in this fragment
+	Intents   []byte    // what the payload is part of, see dfs.Intent; at most dfs.IntentRoom
 }
 
 // Append writes a record and waits until it is on disk. It answers where the next
@@ -109,6 +110,8 @@ func check(r Record) error {
 		return fmt.Errorf("no record begins at %d: %w", r.Offset, dfs.EINVAL)
 	case int64(r.Offset)+int64(dfs.RecordSpace(len(r.Data))) > dfs.ChunkBytes:
 		return fmt.Errorf("record of %d bytes at %d is over the end of a chunk: %w", len(r.Data), r.Offset, dfs.EINVAL)
+	case len(r.Intents) > dfs.IntentRoom(len(r.Data)):
+		return fmt.Errorf("%d bytes of intents in a record of %d bytes: %w", len(r.Intents), r.RecordLen, dfs.EINVAL)
 	case len(r.CRCs) != dfs.Pages(len(r.Data)):
 		return fmt.Errorf("%d checksums for %d bytes: %w", len(r.CRCs), len(r.Data), dfs.EINVAL)
 	}
@@ -172,7 +175,7 @@ func (s *Store) put(c *fragment, r Record) (end uint32, pending bool, err error)
 	}
 	h := record.Header{
 		Chunk: r.Chunk, Session: r.Session, Offset: r.Offset, Fragment: r.Fragment,
-		RecordLen: r.RecordLen, Len: uint32(len(r.Data)), Epoch: r.Epoch, CRCs: r.CRCs,
+		RecordLen: r.RecordLen, Len: uint32(len(r.Data)), Epoch: r.Epoch, CRCs: r.CRCs, Intents: r.Intents,
 	}
 	end = r.Offset + h.Space()
 	file, err := s.files.acquire(c)
@@ -274,8 +277,8 @@ func (c *fragment) write(file disk.File, h record.Header, data []byte) error {
 		defer buffers.Put(buf)
 		b := (*buf)[:space]
 		clear(b[:head])
-		h.Encode(b)
 		clear(b[int(head)+copy(b[head:], data):])
+		h.Encode(b)
 		_, err := file.WriteAt(b, int64(h.Offset))
 		return err
 	}

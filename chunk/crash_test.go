@@ -38,9 +38,9 @@ func newHistory() *history {
 }
 
 // snapshot is what was acknowledged by now; it shares the records.
+//
+// +checklocks:h.mu
 func (h *history) snapshot() *history {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	c := newHistory()
 	for id, r := range h.records {
 		c.records[id] = maps.Clone(r)
@@ -74,6 +74,8 @@ func crashRun(t *testing.T, seed uint64) {
 		var after *history
 		crashRng := rand.New(rand.NewPCG(seed, uint64(round)))
 		crash := disk.Rule{Path: "*", Times: 1, Do: func() {
+			h.mu.Lock() // nobody says that a chunk is to be deleted, and deletes it, in between
+			defer h.mu.Unlock()
 			after = h.snapshot() // before the crash: all of it must survive
 			next = m.Crash(crashRng)
 		}}
@@ -103,7 +105,9 @@ func crashRun(t *testing.T, seed uint64) {
 			return
 		}
 		if next == nil { // the work needed fewer operations
+			h.mu.Lock()
 			after, next = h.snapshot(), m.Crash(crashRng)
+			h.mu.Unlock()
 		}
 		m, h = next, after
 	}
@@ -151,6 +155,12 @@ func submit(s *chunk.Store, h *history, id dfs.ChunkID, rng *rand.Rand, wg *sync
 		return
 	}
 	r := testRecord(rng.Uint64(), id.Seq(), off, 1+rng.IntN([]int{100, 5000, 40000, 200000}[rng.IntN(4)]))
+	if rng.IntN(2) == 0 {
+		r.Intents = make([]byte, rng.IntN(min(300, dfs.IntentRoom(len(r.Data)))+1))
+		for i := range r.Intents {
+			r.Intents[i] = byte(rng.Uint32())
+		}
+	}
 	h.mu.Lock()
 	if h.records[id] == nil {
 		h.records[id], h.acked[id] = map[uint32]chunk.Record{}, map[uint32]bool{}
@@ -167,6 +177,29 @@ func submit(s *chunk.Store, h *history, id dfs.ChunkID, rng *rand.Rand, wg *sync
 			h.acked[id][off] = true
 		}
 	})
+}
+
+// checkIntents looks for the intents of a sealed chunk's records.
+func checkIntents(t *testing.T, s *chunk.Store, h *history, id dfs.ChunkID) {
+	if _, err := s.Seal(id); err != nil { // once more, since the store was opened
+		t.Errorf("chunk %s: seal: %v", id, err)
+		return
+	}
+	list, err := s.Intents(id, 0)
+	if err != nil {
+		t.Errorf("chunk %s: intents: %v", id, err)
+		return
+	}
+	found := map[uint32][]byte{}
+	for _, r := range list.Records {
+		found[r.Record] = r.Intents
+	}
+	for off, r := range h.records[id] {
+		intents, ok := found[off]
+		if h.acked[id][off] && !ok || ok && !bytes.Equal(intents, r.Intents) {
+			t.Errorf("chunk %s: the record at %d has the intents %x (%v), not %x", id, off, intents, ok, r.Intents)
+		}
+	}
 }
 
 // checkHistory compares a store that was opened after a crash with what was known
@@ -191,6 +224,7 @@ func checkHistory(t *testing.T, s *chunk.Store, h *history) {
 			if !there || !info.Sealed || info.End != end {
 				t.Errorf("chunk %s was sealed at %d, now: %+v", id, end, info)
 			}
+			checkIntents(t, s, h, id)
 		}
 	}
 	// Also of chunks that came between the snapshot and the crash.

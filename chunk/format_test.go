@@ -19,6 +19,13 @@ func goodRecord() record.Header {
 	}
 }
 
+// withIntents is a record that says what it is part of.
+func withIntents(n int) record.Header {
+	h := goodRecord()
+	h.Intents = bytes.Repeat([]byte("intent"), n/6+1)[:n]
+	return h
+}
+
 func encodeRecord(h record.Header) []byte {
 	b := make([]byte, dfs.PageBytes)
 	h.Encode(b)
@@ -37,7 +44,8 @@ func TestFormatsNeverChange(t *testing.T) {
 		"seal": {encodeMark(sealMagic, id, 12288), "6466732d7365616c01000000003000002a00000000000a0000000000a3a6aa69"},
 		"record": {encodeRecord(goodRecord())[:76],
 			"64667372010000002a00000000000a0007000000000000000020000001000000e02e0000e02e000003000000000000008d7b7d9300000000000000000d623239010c1ee5010c1ee5690e9fd0"},
-		"name": {[]byte(shardName(id) + "/" + fragmentName(id, 2)), fmt.Sprintf("%x", "2a/000a00000000002a.2")},
+		"record with intents": {encodeRecord(withIntents(6))[48:64], "8d7b7d9306000000ff052b1b7f2064c6"},
+		"name":                {[]byte(shardName(id) + "/" + fragmentName(id, 2)), fmt.Sprintf("%x", "2a/000a00000000002a.2")},
 	} {
 		if got := fmt.Sprintf("%x", c.got); got != c.want {
 			t.Errorf("%s is %s, want %s", name, got, c.want)
@@ -67,6 +75,23 @@ func TestFormatsRoundTrip(t *testing.T) {
 	r := goodRecord()
 	if got, err := record.Decode(encodeRecord(r), r.Offset); err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("record: %+v, %v", got, err)
+	}
+	for _, n := range []int{1, 100, dfs.IntentRoom(int(r.Len))} {
+		r := withIntents(n)
+		b := encodeRecord(r)
+		if got, err := record.Decode(b, r.Offset); err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("record with %d bytes of intents: %+v, %v", n, got, err)
+		}
+		b[len(b)-1] ^= 1
+		if _, err := record.Decode(b, r.Offset); !errors.Is(err, record.ErrFormat) {
+			t.Errorf("record with damaged intents: %v", err)
+		}
+		if _, err := record.Decode(b[:2048], r.Offset); !errors.Is(err, record.ErrFormat) {
+			t.Errorf("record whose intents are cut off: %v", err)
+		}
+	}
+	if _, err := record.Decode(encodeRecord(withIntents(dfs.IntentRoom(int(r.Len))+1)), r.Offset); !errors.Is(err, record.ErrFormat) {
+		t.Errorf("record with too many intents: %v", err)
 	}
 	if _, err := record.Decode(encodeRecord(r), r.Offset+4096); !errors.Is(err, record.ErrFormat) {
 		t.Errorf("record at another place: %v", err)
@@ -108,13 +133,15 @@ func FuzzHeader(f *testing.F) {
 func FuzzRecord(f *testing.F) {
 	f.Add(encodeRecord(goodRecord()), uint32(8192))
 	f.Add(encodeRecord(goodRecord())[:70], uint32(8192))
+	f.Add(encodeRecord(withIntents(50)), uint32(8192))
 	f.Add([]byte("rsfd"), uint32(0))
 	f.Fuzz(func(t *testing.T, b []byte, off uint32) {
 		h, err := record.Decode(b, off)
 		if err != nil {
 			return
 		}
-		if h.Offset != off || len(h.CRCs) != dfs.Pages(int(h.Len)) || h.Len > dfs.FragmentBytes {
+		if h.Offset != off || len(h.CRCs) != dfs.Pages(int(h.Len)) || h.Len > dfs.FragmentBytes ||
+			len(h.Intents) > dfs.IntentRoom(int(h.Len)) {
 			t.Fatalf("took %+v", h)
 		}
 	})

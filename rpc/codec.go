@@ -189,7 +189,7 @@ func split(m proto.Message) (head proto.Message, field protowire.Number, data []
 		}
 		head = &chunkpb.AppendRequest{
 			Id: m.Id, Cluster: m.Cluster, Chunk: m.Chunk, Fragment: m.Fragment, Session: m.Session, Epoch: m.Epoch,
-			Offset: m.Offset, RecordLen: m.RecordLen, Crcs: m.Crcs, Forward: m.Forward,
+			Offset: m.Offset, RecordLen: m.RecordLen, Crcs: m.Crcs, Forward: m.Forward, Intents: m.Intents,
 		}
 		return keepUnknown(head, m), appendDataField, m.Data
 	case *chunkpb.ReadReply:

@@ -30,6 +30,7 @@ type Header struct {
 	Len       uint32 // bytes, here
 	Epoch     dfs.Epoch
 	CRCs      []uint32 // of each page of the payload here
+	Intents   []byte   // of the payload's pieces, see dfs.Intent; nil: none
 }
 
 // Space is what the record takes in the file, in bytes.
@@ -38,8 +39,8 @@ func (h *Header) Space() uint32 { return uint32(dfs.RecordSpace(int(h.Len))) }
 // Head is where the payload begins behind the begin of the record, in bytes.
 func (h *Header) Head() uint32 { return uint32(dfs.RecordHead(int(h.Len))) }
 
-// Encode writes header and checksums to the begin of b, which is zero there and
-// long enough.
+// Encode writes header, checksums and intents to the first page of the record, which b
+// begins with and which is zero there but for the payload.
 func (h *Header) Encode(b []byte) {
 	binary.LittleEndian.PutUint32(b, magic)
 	binary.LittleEndian.PutUint32(b[4:], formatVersion)
@@ -55,11 +56,16 @@ func (h *Header) Encode(b []byte) {
 		binary.LittleEndian.PutUint32(crcs[dfs.PageCRCBytes*i:], c)
 	}
 	binary.LittleEndian.PutUint32(b[48:], dfs.CRC(crcs))
+	if n := len(h.Intents); n > 0 {
+		binary.LittleEndian.PutUint32(b[52:], uint32(n))
+		binary.LittleEndian.PutUint32(b[56:], dfs.CRC(h.Intents))
+		copy(b[dfs.PageBytes-n:dfs.PageBytes], h.Intents)
+	}
 	Sign(b[:dfs.RecordHeaderBytes])
 }
 
 // Decode reads header and checksums from b, which begins at off in the file
-// and holds a page at least, unless the file is shorter.
+// and holds a page at least, unless the file is shorter. The intents are those in b.
 func Decode(b []byte, off uint32) (Header, error) {
 	if len(b) < dfs.RecordHeaderBytes || binary.LittleEndian.Uint32(b) != magic {
 		return Header{}, fmt.Errorf("no record at %d: %w", off, ErrFormat)
@@ -94,6 +100,15 @@ func Decode(b []byte, off uint32) (Header, error) {
 	h.CRCs = make([]uint32, n/dfs.PageCRCBytes)
 	for i := range h.CRCs {
 		h.CRCs[i] = binary.LittleEndian.Uint32(crcs[dfs.PageCRCBytes*i:])
+	}
+	if n := binary.LittleEndian.Uint32(b[52:]); n > 0 {
+		if uint64(n) > uint64(dfs.IntentRoom(int(h.Len))) || len(b) < dfs.PageBytes {
+			return Header{}, fmt.Errorf("record at %d has no room for %d bytes of intents: %w", off, n, ErrFormat)
+		}
+		h.Intents = b[dfs.PageBytes-n : dfs.PageBytes : dfs.PageBytes]
+		if dfs.CRC(h.Intents) != binary.LittleEndian.Uint32(b[56:]) {
+			return Header{}, fmt.Errorf("intents of the record at %d have a wrong checksum: %w", off, ErrFormat)
+		}
 	}
 	return h, nil
 }

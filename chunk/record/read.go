@@ -50,6 +50,7 @@ func Read(file io.ReaderAt, cache *Cache, p Piece, buf []byte) (Pages, error) {
 		if h.Chunk != p.Chunk || h.Fragment != p.Fragment {
 			return Pages{}, fmt.Errorf("record at %d is of fragment %d of chunk %s: %w", p.Record, h.Fragment, h.Chunk, dfs.EIO)
 		}
+		h.Intents = nil
 		cache.put(p.Chunk, h)
 	}
 	if p.Off >= h.Len {
@@ -85,7 +86,7 @@ func readPages(file io.ReaderAt, h Header, p Piece, buf []byte) (Pages, error) {
 }
 
 // ReadHeader reads the header and checksums of a record. block is a page to work
-// with.
+// with; the intents stay in it.
 func ReadHeader(file io.ReaderAt, off uint32, block []byte) (Header, error) {
 	n, err := file.ReadAt(block, int64(off))
 	if err != nil && err != io.EOF {

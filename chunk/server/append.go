@@ -102,7 +102,7 @@ func (st *stream) handle(ctx context.Context, req *chunkpb.AppendRequest) {
 	s := st.server
 	r := chunk.Record{
 		Chunk: dfs.ChunkID(req.Chunk), Fragment: req.Fragment, Session: dfs.SessionID(req.Session), Epoch: dfs.Epoch(req.Epoch),
-		Offset: req.Offset, RecordLen: req.RecordLen, CRCs: req.Crcs, Data: req.Data,
+		Offset: req.Offset, RecordLen: req.RecordLen, CRCs: req.Crcs, Data: req.Data, Intents: req.Intents,
 	}
 	next, err := st.next(ctx, req)
 	if err == nil {

@@ -75,7 +75,7 @@ func (h *hop) forward(req *chunkpb.AppendRequest, free func(), done func(errno u
 	out := &chunkpb.AppendRequest{
 		Id: id, Cluster: req.Cluster, Chunk: req.Chunk, Fragment: req.Forward[0].GetFragment(), Session: req.Session,
 		Epoch: req.Epoch, Offset: req.Offset, RecordLen: req.RecordLen, Crcs: req.Crcs,
-		Forward: req.Forward[1:], Data: req.Data,
+		Forward: req.Forward[1:], Data: req.Data, Intents: req.Intents,
 	}
 	select {
 	case h.queue <- forwarded{out, free}:

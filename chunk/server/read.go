@@ -63,6 +63,23 @@ func (s *Server) Seal(_ context.Context, req *chunkpb.SealRequest) (*chunkpb.Sea
 	return &chunkpb.SealReply{Errno: errno, End: end}, nil
 }
 
+// Intents lists what the records of a sealed chunk are part of.
+func (s *Server) Intents(_ context.Context, req *chunkpb.IntentsRequest) (*chunkpb.IntentsReply, error) {
+	if err := s.check(req.Cluster); err != nil {
+		return nil, err
+	}
+	list, err := s.store.Intents(dfs.ChunkID(req.Chunk), req.From)
+	if err != nil {
+		errno, text := verdict(err)
+		return &chunkpb.IntentsReply{Errno: errno, Error: text}, nil
+	}
+	out := &chunkpb.IntentsReply{Fragment: list.Fragment, Session: uint64(list.Session), End: list.End, Next: list.Next}
+	for _, r := range list.Records {
+		out.Records = append(out.Records, &chunkpb.IntentsReply_Record{Record: r.Record, RecordLen: r.RecordLen, End: r.End, Intents: r.Intents})
+	}
+	return out, nil
+}
+
 // Stat tells about chunks.
 func (s *Server) Stat(_ context.Context, req *chunkpb.StatRequest) (*chunkpb.StatReply, error) {
 	if err := s.check(req.Cluster); err != nil {

@@ -88,6 +88,7 @@ type AppendRequest struct {
 	RecordLen     uint32                 `protobuf:"varint,8,opt,name=record_len,json=recordLen,proto3" json:"record_len,omitempty"` // payload of the record over all data fragments, bytes
 	Crcs          []uint32               `protobuf:"fixed32,9,rep,packed,name=crcs,proto3" json:"crcs,omitempty"`                    // crc32c of each page of data, computed by the client
 	Forward       []*Hop                 `protobuf:"bytes,10,rep,name=forward,proto3" json:"forward,omitempty"`                      // chain: pass it on to the first, with the rest (copies only)
+	Intents       []byte                 `protobuf:"bytes,11,opt,name=intents,proto3" json:"intents,omitempty"`                      // of the record's pieces, see dfs.Intent: at most what is left of its first page
 	Data          []byte                 `protobuf:"bytes,15,opt,name=data,proto3" json:"data,omitempty"`                            // the fragment's payload; last, so that it can be sent without copying
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -189,6 +190,13 @@ func (x *AppendRequest) GetCrcs() []uint32 {
 func (x *AppendRequest) GetForward() []*Hop {
 	if x != nil {
 		return x.Forward
+	}
+	return nil
+}
+
+func (x *AppendRequest) GetIntents() []byte {
+	if x != nil {
+		return x.Intents
 	}
 	return nil
 }
@@ -540,6 +548,158 @@ func (x *SealReply) GetEnd() uint32 {
 	return 0
 }
 
+type IntentsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Cluster       uint64                 `protobuf:"fixed64,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	From          uint32                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"` // of the first record, bytes in the fragment file
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntentsRequest) Reset() {
+	*x = IntentsRequest{}
+	mi := &file_chunk_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntentsRequest) ProtoMessage() {}
+
+func (x *IntentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntentsRequest.ProtoReflect.Descriptor instead.
+func (*IntentsRequest) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *IntentsRequest) GetChunk() uint64 {
+	if x != nil {
+		return x.Chunk
+	}
+	return 0
+}
+
+func (x *IntentsRequest) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *IntentsRequest) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+type IntentsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"` // ENOENT: no such chunk here; EINVAL: it is not sealed; EIO
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Fragment      uint32                 `protobuf:"varint,3,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"` // whose the chunk is
+	End           uint32                 `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`         // bytes of the fragment file that hold whole records
+	Next          uint32                 `protobuf:"varint,6,opt,name=next,proto3" json:"next,omitempty"`       // where to go on; 0: that was all
+	Records       []*IntentsReply_Record `protobuf:"bytes,7,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntentsReply) Reset() {
+	*x = IntentsReply{}
+	mi := &file_chunk_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntentsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntentsReply) ProtoMessage() {}
+
+func (x *IntentsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntentsReply.ProtoReflect.Descriptor instead.
+func (*IntentsReply) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *IntentsReply) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+func (x *IntentsReply) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *IntentsReply) GetFragment() uint32 {
+	if x != nil {
+		return x.Fragment
+	}
+	return 0
+}
+
+func (x *IntentsReply) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *IntentsReply) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *IntentsReply) GetNext() uint32 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *IntentsReply) GetRecords() []*IntentsReply_Record {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
 type StatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Chunks        []uint64               `protobuf:"fixed64,1,rep,packed,name=chunks,proto3" json:"chunks,omitempty"`
@@ -550,7 +710,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_chunk_proto_msgTypes[7]
+	mi := &file_chunk_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +722,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[7]
+	mi := &file_chunk_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +735,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{7}
+	return file_chunk_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StatRequest) GetChunks() []uint64 {
@@ -601,7 +761,7 @@ type StatReply struct {
 
 func (x *StatReply) Reset() {
 	*x = StatReply{}
-	mi := &file_chunk_proto_msgTypes[8]
+	mi := &file_chunk_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +773,7 @@ func (x *StatReply) String() string {
 func (*StatReply) ProtoMessage() {}
 
 func (x *StatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[8]
+	mi := &file_chunk_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +786,7 @@ func (x *StatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatReply.ProtoReflect.Descriptor instead.
 func (*StatReply) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{8}
+	return file_chunk_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatReply) GetChunks() []*ChunkInfo {
@@ -650,7 +810,7 @@ type ChunkInfo struct {
 
 func (x *ChunkInfo) Reset() {
 	*x = ChunkInfo{}
-	mi := &file_chunk_proto_msgTypes[9]
+	mi := &file_chunk_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +822,7 @@ func (x *ChunkInfo) String() string {
 func (*ChunkInfo) ProtoMessage() {}
 
 func (x *ChunkInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[9]
+	mi := &file_chunk_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +835,7 @@ func (x *ChunkInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkInfo.ProtoReflect.Descriptor instead.
 func (*ChunkInfo) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{9}
+	return file_chunk_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ChunkInfo) GetChunk() uint64 {
@@ -729,7 +889,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_chunk_proto_msgTypes[10]
+	mi := &file_chunk_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +901,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[10]
+	mi := &file_chunk_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +914,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{10}
+	return file_chunk_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListRequest) GetCluster() uint64 {
@@ -773,7 +933,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_chunk_proto_msgTypes[11]
+	mi := &file_chunk_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +945,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[11]
+	mi := &file_chunk_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +958,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{11}
+	return file_chunk_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListReply) GetChunks() []*ChunkInfo {
@@ -817,7 +977,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_chunk_proto_msgTypes[12]
+	mi := &file_chunk_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +989,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[12]
+	mi := &file_chunk_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1002,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{12}
+	return file_chunk_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PingRequest) GetCluster() uint64 {
@@ -864,7 +1024,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_chunk_proto_msgTypes[13]
+	mi := &file_chunk_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1036,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[13]
+	mi := &file_chunk_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1049,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{13}
+	return file_chunk_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PingReply) GetServer() uint64 {
@@ -920,6 +1080,74 @@ func (x *PingReply) GetVersion() string {
 	return ""
 }
 
+type IntentsReply_Record struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Record        uint32                 `protobuf:"varint,1,opt,name=record,proto3" json:"record,omitempty"`                        // where it begins in the fragment file
+	RecordLen     uint32                 `protobuf:"varint,2,opt,name=record_len,json=recordLen,proto3" json:"record_len,omitempty"` // payload of the record over all data fragments, bytes
+	End           uint32                 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`                              // where the next one begins
+	Intents       []byte                 `protobuf:"bytes,4,opt,name=intents,proto3" json:"intents,omitempty"`                       // empty: it has none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntentsReply_Record) Reset() {
+	*x = IntentsReply_Record{}
+	mi := &file_chunk_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntentsReply_Record) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntentsReply_Record) ProtoMessage() {}
+
+func (x *IntentsReply_Record) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntentsReply_Record.ProtoReflect.Descriptor instead.
+func (*IntentsReply_Record) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{8, 0}
+}
+
+func (x *IntentsReply_Record) GetRecord() uint32 {
+	if x != nil {
+		return x.Record
+	}
+	return 0
+}
+
+func (x *IntentsReply_Record) GetRecordLen() uint32 {
+	if x != nil {
+		return x.RecordLen
+	}
+	return 0
+}
+
+func (x *IntentsReply_Record) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *IntentsReply_Record) GetIntents() []byte {
+	if x != nil {
+		return x.Intents
+	}
+	return nil
+}
+
 var File_chunk_proto protoreflect.FileDescriptor
 
 const file_chunk_proto_rawDesc = "" +
@@ -927,7 +1155,7 @@ const file_chunk_proto_rawDesc = "" +
 	"\vchunk.proto\x12\fdfs.chunk.v1\"5\n" +
 	"\x03Hop\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x1a\n" +
-	"\bfragment\x18\x02 \x01(\rR\bfragment\"\xa7\x02\n" +
+	"\bfragment\x18\x02 \x01(\rR\bfragment\"\xc1\x02\n" +
 	"\rAppendRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\x06R\acluster\x12\x14\n" +
@@ -940,7 +1168,8 @@ const file_chunk_proto_rawDesc = "" +
 	"record_len\x18\b \x01(\rR\trecordLen\x12\x12\n" +
 	"\x04crcs\x18\t \x03(\aR\x04crcs\x12+\n" +
 	"\aforward\x18\n" +
-	" \x03(\v2\x11.dfs.chunk.v1.HopR\aforward\x12\x12\n" +
+	" \x03(\v2\x11.dfs.chunk.v1.HopR\aforward\x12\x18\n" +
+	"\aintents\x18\v \x01(\fR\aintents\x12\x12\n" +
 	"\x04data\x18\x0f \x01(\fR\x04data\"s\n" +
 	"\vAppendReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
@@ -966,7 +1195,25 @@ const file_chunk_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\x06R\acluster\"3\n" +
 	"\tSealReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\rR\x03end\"?\n" +
+	"\x03end\x18\x02 \x01(\rR\x03end\"T\n" +
+	"\x0eIntentsRequest\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\x06R\acluster\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\rR\x04from\"\xc0\x02\n" +
+	"\fIntentsReply\x12\x14\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1a\n" +
+	"\bfragment\x18\x03 \x01(\rR\bfragment\x12\x18\n" +
+	"\asession\x18\x04 \x01(\x04R\asession\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\rR\x03end\x12\x12\n" +
+	"\x04next\x18\x06 \x01(\rR\x04next\x12;\n" +
+	"\arecords\x18\a \x03(\v2!.dfs.chunk.v1.IntentsReply.RecordR\arecords\x1ak\n" +
+	"\x06Record\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\rR\x06record\x12\x1d\n" +
+	"\n" +
+	"record_len\x18\x02 \x01(\rR\trecordLen\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\rR\x03end\x12\x18\n" +
+	"\aintents\x18\x04 \x01(\fR\aintents\"?\n" +
 	"\vStatRequest\x12\x16\n" +
 	"\x06chunks\x18\x01 \x03(\x06R\x06chunks\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\x06R\acluster\"<\n" +
@@ -991,11 +1238,12 @@ const file_chunk_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x03 \x01(\x04R\tfreeBytes\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion2\xfb\x02\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion2\xc0\x03\n" +
 	"\x05Chunk\x12D\n" +
 	"\x06Append\x12\x1b.dfs.chunk.v1.AppendRequest\x1a\x19.dfs.chunk.v1.AppendReply(\x010\x01\x12:\n" +
 	"\x04Read\x12\x19.dfs.chunk.v1.ReadRequest\x1a\x17.dfs.chunk.v1.ReadReply\x12:\n" +
-	"\x04Seal\x12\x19.dfs.chunk.v1.SealRequest\x1a\x17.dfs.chunk.v1.SealReply\x12:\n" +
+	"\x04Seal\x12\x19.dfs.chunk.v1.SealRequest\x1a\x17.dfs.chunk.v1.SealReply\x12C\n" +
+	"\aIntents\x12\x1c.dfs.chunk.v1.IntentsRequest\x1a\x1a.dfs.chunk.v1.IntentsReply\x12:\n" +
 	"\x04Stat\x12\x19.dfs.chunk.v1.StatRequest\x1a\x17.dfs.chunk.v1.StatReply\x12<\n" +
 	"\x04List\x12\x19.dfs.chunk.v1.ListRequest\x1a\x17.dfs.chunk.v1.ListReply0\x01\x12:\n" +
 	"\x04Ping\x12\x19.dfs.chunk.v1.PingRequest\x1a\x17.dfs.chunk.v1.PingReplyB\x13Z\x11dfs/proto/chunkpbb\x06proto3"
@@ -1012,44 +1260,50 @@ func file_chunk_proto_rawDescGZIP() []byte {
 	return file_chunk_proto_rawDescData
 }
 
-var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_chunk_proto_goTypes = []any{
-	(*Hop)(nil),           // 0: dfs.chunk.v1.Hop
-	(*AppendRequest)(nil), // 1: dfs.chunk.v1.AppendRequest
-	(*AppendReply)(nil),   // 2: dfs.chunk.v1.AppendReply
-	(*ReadRequest)(nil),   // 3: dfs.chunk.v1.ReadRequest
-	(*ReadReply)(nil),     // 4: dfs.chunk.v1.ReadReply
-	(*SealRequest)(nil),   // 5: dfs.chunk.v1.SealRequest
-	(*SealReply)(nil),     // 6: dfs.chunk.v1.SealReply
-	(*StatRequest)(nil),   // 7: dfs.chunk.v1.StatRequest
-	(*StatReply)(nil),     // 8: dfs.chunk.v1.StatReply
-	(*ChunkInfo)(nil),     // 9: dfs.chunk.v1.ChunkInfo
-	(*ListRequest)(nil),   // 10: dfs.chunk.v1.ListRequest
-	(*ListReply)(nil),     // 11: dfs.chunk.v1.ListReply
-	(*PingRequest)(nil),   // 12: dfs.chunk.v1.PingRequest
-	(*PingReply)(nil),     // 13: dfs.chunk.v1.PingReply
+	(*Hop)(nil),                 // 0: dfs.chunk.v1.Hop
+	(*AppendRequest)(nil),       // 1: dfs.chunk.v1.AppendRequest
+	(*AppendReply)(nil),         // 2: dfs.chunk.v1.AppendReply
+	(*ReadRequest)(nil),         // 3: dfs.chunk.v1.ReadRequest
+	(*ReadReply)(nil),           // 4: dfs.chunk.v1.ReadReply
+	(*SealRequest)(nil),         // 5: dfs.chunk.v1.SealRequest
+	(*SealReply)(nil),           // 6: dfs.chunk.v1.SealReply
+	(*IntentsRequest)(nil),      // 7: dfs.chunk.v1.IntentsRequest
+	(*IntentsReply)(nil),        // 8: dfs.chunk.v1.IntentsReply
+	(*StatRequest)(nil),         // 9: dfs.chunk.v1.StatRequest
+	(*StatReply)(nil),           // 10: dfs.chunk.v1.StatReply
+	(*ChunkInfo)(nil),           // 11: dfs.chunk.v1.ChunkInfo
+	(*ListRequest)(nil),         // 12: dfs.chunk.v1.ListRequest
+	(*ListReply)(nil),           // 13: dfs.chunk.v1.ListReply
+	(*PingRequest)(nil),         // 14: dfs.chunk.v1.PingRequest
+	(*PingReply)(nil),           // 15: dfs.chunk.v1.PingReply
+	(*IntentsReply_Record)(nil), // 16: dfs.chunk.v1.IntentsReply.Record
 }
 var file_chunk_proto_depIdxs = []int32{
 	0,  // 0: dfs.chunk.v1.AppendRequest.forward:type_name -> dfs.chunk.v1.Hop
-	9,  // 1: dfs.chunk.v1.StatReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
-	9,  // 2: dfs.chunk.v1.ListReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
-	1,  // 3: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
-	3,  // 4: dfs.chunk.v1.Chunk.Read:input_type -> dfs.chunk.v1.ReadRequest
-	5,  // 5: dfs.chunk.v1.Chunk.Seal:input_type -> dfs.chunk.v1.SealRequest
-	7,  // 6: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
-	10, // 7: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
-	12, // 8: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
-	2,  // 9: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
-	4,  // 10: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
-	6,  // 11: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
-	8,  // 12: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
-	11, // 13: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
-	13, // 14: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	16, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
+	11, // 2: dfs.chunk.v1.StatReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
+	11, // 3: dfs.chunk.v1.ListReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
+	1,  // 4: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
+	3,  // 5: dfs.chunk.v1.Chunk.Read:input_type -> dfs.chunk.v1.ReadRequest
+	5,  // 6: dfs.chunk.v1.Chunk.Seal:input_type -> dfs.chunk.v1.SealRequest
+	7,  // 7: dfs.chunk.v1.Chunk.Intents:input_type -> dfs.chunk.v1.IntentsRequest
+	9,  // 8: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
+	12, // 9: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
+	14, // 10: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
+	2,  // 11: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
+	4,  // 12: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
+	6,  // 13: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
+	8,  // 14: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
+	10, // 15: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
+	13, // 16: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
+	15, // 17: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
+	11, // [11:18] is the sub-list for method output_type
+	4,  // [4:11] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_chunk_proto_init() }
@@ -1063,7 +1317,7 @@ func file_chunk_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chunk_proto_rawDesc), len(file_chunk_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,12 +22,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Chunk_Append_FullMethodName = "/dfs.chunk.v1.Chunk/Append"
-	Chunk_Read_FullMethodName   = "/dfs.chunk.v1.Chunk/Read"
-	Chunk_Seal_FullMethodName   = "/dfs.chunk.v1.Chunk/Seal"
-	Chunk_Stat_FullMethodName   = "/dfs.chunk.v1.Chunk/Stat"
-	Chunk_List_FullMethodName   = "/dfs.chunk.v1.Chunk/List"
-	Chunk_Ping_FullMethodName   = "/dfs.chunk.v1.Chunk/Ping"
+	Chunk_Append_FullMethodName  = "/dfs.chunk.v1.Chunk/Append"
+	Chunk_Read_FullMethodName    = "/dfs.chunk.v1.Chunk/Read"
+	Chunk_Seal_FullMethodName    = "/dfs.chunk.v1.Chunk/Seal"
+	Chunk_Intents_FullMethodName = "/dfs.chunk.v1.Chunk/Intents"
+	Chunk_Stat_FullMethodName    = "/dfs.chunk.v1.Chunk/Stat"
+	Chunk_List_FullMethodName    = "/dfs.chunk.v1.Chunk/List"
+	Chunk_Ping_FullMethodName    = "/dfs.chunk.v1.Chunk/Ping"
 )
 
 // ChunkClient is the client API for Chunk service.
@@ -41,6 +42,8 @@ type ChunkClient interface {
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadReply, error)
 	// Seal ends a chunk: later appends to it are refused.
 	Seal(ctx context.Context, in *SealRequest, opts ...grpc.CallOption) (*SealReply, error)
+	// Intents lists the intents of a sealed chunk's records.
+	Intents(ctx context.Context, in *IntentsRequest, opts ...grpc.CallOption) (*IntentsReply, error)
 	// Stat tells about chunks that the server may hold.
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatReply, error)
 	// List streams all fragments that the server holds.
@@ -84,6 +87,16 @@ func (c *chunkClient) Seal(ctx context.Context, in *SealRequest, opts ...grpc.Ca
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SealReply)
 	err := c.cc.Invoke(ctx, Chunk_Seal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chunkClient) Intents(ctx context.Context, in *IntentsRequest, opts ...grpc.CallOption) (*IntentsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IntentsReply)
+	err := c.cc.Invoke(ctx, Chunk_Intents_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +153,8 @@ type ChunkServer interface {
 	Read(context.Context, *ReadRequest) (*ReadReply, error)
 	// Seal ends a chunk: later appends to it are refused.
 	Seal(context.Context, *SealRequest) (*SealReply, error)
+	// Intents lists the intents of a sealed chunk's records.
+	Intents(context.Context, *IntentsRequest) (*IntentsReply, error)
 	// Stat tells about chunks that the server may hold.
 	Stat(context.Context, *StatRequest) (*StatReply, error)
 	// List streams all fragments that the server holds.
@@ -164,6 +179,9 @@ func (UnimplementedChunkServer) Read(context.Context, *ReadRequest) (*ReadReply,
 }
 func (UnimplementedChunkServer) Seal(context.Context, *SealRequest) (*SealReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Seal not implemented")
+}
+func (UnimplementedChunkServer) Intents(context.Context, *IntentsRequest) (*IntentsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Intents not implemented")
 }
 func (UnimplementedChunkServer) Stat(context.Context, *StatRequest) (*StatReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stat not implemented")
@@ -238,6 +256,24 @@ func _Chunk_Seal_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Chunk_Intents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IntentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChunkServer).Intents(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Chunk_Intents_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChunkServer).Intents(ctx, req.(*IntentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Chunk_Stat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatRequest)
 	if err := dec(in); err != nil {
@@ -299,6 +335,10 @@ var Chunk_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Seal",
 			Handler:    _Chunk_Seal_Handler,
+		},
+		{
+			MethodName: "Intents",
+			Handler:    _Chunk_Intents_Handler,
 		},
 		{
 			MethodName: "Stat",
