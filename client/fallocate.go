@@ -27,6 +27,7 @@ func (f *File) Fallocate(ctx context.Context, mode uint32, off, n int64) error {
 	if err := in.settle(ctx, math.MaxInt64); err != nil {
 		return err
 	}
+	in.file.Unmark()
 	m := &metapb.Mutation{Cred: rpc.CredToProto(f.cred), Op: &metapb.Mutation_Fallocate{Fallocate: &metapb.Fallocate{
 		Ino: uint64(in.ino), Mode: mode, Off: uint64(off), Len: uint64(n),
 	}}}

@@ -7,13 +7,19 @@ import (
 )
 
 // Fsync makes what was written durable, and what was changed of the file's attributes
-// and names. fdatasync(2) is the same: size and extents have to be committed anyway.
+// and names. fdatasync(2) is the same: size and extents have to be kept anyway. Of a file
+// that is synced again and again the masters are told later; see docs/coherence.md.
 func (f *File) Fsync(ctx context.Context, dataOnly bool) error {
 	_ = dataOnly
-	if err := f.in.flush(ctx); err != nil {
+	early, err := f.in.sync(ctx)
+	if err != nil {
 		return err
 	}
-	if err := f.in.fs.lane.sync(ctx); err != nil {
+	sync := f.in.fs.lane.sync
+	if early {
+		sync = f.in.fs.lane.failure
+	}
+	if err := sync(ctx); err != nil {
 		return err
 	}
 	return f.failure()

@@ -52,8 +52,13 @@ type inode struct {
 	err     error             // +checklocks:mu — of the last failure of writing back
 	errSeq  uint64            // +checklocks:mu — counts them
 	told    bool              // +checklocks:mu — somebody was told that there is no room
+	syncs   int               // +checklocks:mu — how often it was synced
 	parent  dfs.Ino           // +checklocks:mu — one name of it, when known: for rename
-	name    string            // +checklocks:mu
+	name    string            // +checklocks:in.mu
+
+	// The lease under which the last commit was made: while it is the same one, nobody
+	// else has changed the file since. Guarded by leases.mu.
+	committing, committed *node
 }
 
 // hold finds or makes the inode's state and counts one more user.
@@ -305,6 +310,7 @@ func (in *inode) Committed(pieces []*appender.Piece, extents []dfs.Extent, attr 
 	known := attr != nil
 	now := in.attr
 	in.mu.Unlock()
+	in.fs.leases.stillOurs(in)
 	if known {
 		in.fs.leases.committed(&now)
 	} else {
@@ -353,19 +359,73 @@ func (in *inode) drop() {
 
 // lose is drop when nobody wants the bytes dropped: the next fsync or close fails.
 func (in *inode) lose(err error) {
+	in.dropAll()
+	in.fail(err)
+}
+
+// loseLate is lose of bytes that come too late: the session is over. What was synced is not
+// lost, since the leader has it from the chunk servers.
+func (in *inode) loseLate(err error) {
+	if in.dropAll() {
+		in.fail(err)
+	}
+}
+
+// dropAll drops all bytes, whatever has become of them, and reports whether some of them
+// were not synced.
+func (in *inode) dropAll() (lost bool) {
 	in.mu.Lock()
+	lost = len(in.dirty.segs) > 0
 	in.dirty.cut(0)
 	if len(in.flight) == 0 {
 		in.end = 0
 	}
+	in.mu.Unlock()
+	if in.file.Doom(errDropped) {
+		lost = true
+	}
+	in.fs.leases.disown(in.ino)
+	return lost
+}
+
+// fail lets the next fsync or close fail.
+func (in *inode) fail(err error) {
+	in.mu.Lock()
 	in.err = err
 	in.errSeq++
 	in.mu.Unlock()
-	in.fs.leases.disown(in.ino)
-	in.file.Discard(err)
 }
 
-// flush writes back everything that is dirty, and waits for it.
+// tracksFrom is which fsync of a file lets what is written from then on carry intents: most
+// files are synced once.
+const tracksFrom = 2
+
+// sync makes everything that is dirty durable. early says that the masters do not know yet.
+func (in *inode) sync(ctx context.Context) (early bool, err error) {
+	in.mu.Lock()
+	if in.syncs++; in.syncs == tracksFrom {
+		in.file.Track()
+	}
+	seq := in.submitLocked()
+	in.mu.Unlock()
+	if seq == 0 {
+		return false, nil
+	}
+	in.fs.app.Push()
+	if in.fs.leases.ours(in) {
+		bounded, cancel := in.fs.bound(ctx)
+		durable, err := in.file.WaitDurable(bounded, seq)
+		cancel()
+		// The lease is looked at when the bytes are there: who gets it after this has to
+		// wait until they are committed.
+		if err == nil && durable && in.fs.leases.ours(in) && in.file.Acknowledge(seq) {
+			return true, nil
+		}
+	}
+	return false, in.await(ctx, seq)
+}
+
+// flush writes back everything that is dirty, and waits until it is committed.
 func (in *inode) flush(ctx context.Context) error {
 	in.mu.Lock()
 	seq := in.submitLocked()

@@ -140,6 +140,11 @@ func (l *lane) sync(ctx context.Context) error {
 	if err := l.settle(ctx); err != nil {
 		return err
 	}
+	return l.failure(ctx)
+}
+
+// failure tells once that something was lost.
+func (l *lane) failure(context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	err := l.lost

@@ -415,6 +415,38 @@ func (l *leases) changeable(ino dfs.Ino) bool {
 // changeable reports whether changes may be made in memory.
 func (n *node) changeable() bool { return n.exclusive && !n.recalled && n.known && n.busy == 0 }
 
+// ours reports whether nobody else has changed the file since its last commit, nobody can
+// before what is written now is committed, and nothing but commits is still to be told
+// of it.
+func (l *leases) ours(in *inode) bool {
+	if !l.good() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[in.ino]
+	return n != nil && n == in.committed && n.changeable() && n.pending == n.commits
+}
+
+// committing notes under which leases files are being committed.
+func (l *leases) committing(inos []dfs.Ino) {
+	for _, ino := range inos {
+		if in := l.fs.find(ino); in != nil {
+			l.mu.Lock()
+			in.committing = l.nodes[ino]
+			l.mu.Unlock()
+			in.release()
+		}
+	}
+}
+
+// stillOurs notes that the commit was made.
+func (l *leases) stillOurs(in *inode) {
+	l.mu.Lock()
+	in.committed = in.committing
+	l.mu.Unlock()
+}
+
 // errNoLeases says that the masters grant no leases: changes are made by them.
 var errNoLeases = errors.New("the masters grant no leases")
 

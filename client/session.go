@@ -88,7 +88,7 @@ func (fs *FS) closeSession(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, min(fs.cfg.OpTimeout, 5*time.Second))
 	defer cancel()
 	return fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := metapb.NewMetaClient(conn).CloseSession(ctx, &metapb.CloseSessionRequest{Session: uint64(s.id)})
+		_, err := metapb.NewMetaClient(conn).CloseSession(ctx, &metapb.CloseSessionRequest{Session: uint64(s.id), Clean: fs.app.Settled()})
 		return err
 	})
 }
@@ -176,7 +176,7 @@ func (fs *FS) checkWritten() {
 		}
 		if reply.Errno != 0 || reply.Attr.GetChange() > change {
 			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: the file has changed since", "inode", uint64(in.ino))
-			in.lose(dfs.EIO)
+			in.loseLate(dfs.EIO)
 		}
 	}
 }

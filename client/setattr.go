@@ -100,6 +100,7 @@ func (in *inode) truncate(ctx context.Context, cred dfs.Cred, set SetAttr) (dfs.
 	if err := in.settle(ctx, size); err != nil {
 		return dfs.Attr{}, err
 	}
+	in.file.Unmark()
 	attr, err := in.fs.setAttr(ctx, cred, in.ino, set)
 	if err != nil {
 		return attr, err

@@ -97,9 +97,9 @@ func (fs *FS) LostChanges() {
 	fs.lane.lost = errLost
 }
 
-// Clean reports whether all bytes of the file that were written here are committed.
+// Clean reports whether all bytes of the file that were written here are durable.
 func (f *File) Clean() bool {
 	f.in.mu.Lock()
 	defer f.in.mu.Unlock()
-	return len(f.in.flight) == 0 && len(f.in.dirty.segs) == 0
+	return len(f.in.dirty.segs) == 0 && (len(f.in.flight) == 0 || f.in.file.Acknowledged())
 }

@@ -159,6 +159,7 @@ func (m masters) Commit(ctx context.Context, b *appender.Batch) (appender.Result
 	for i := range b.Files {
 		inos[i] = b.Files[i].Ino
 	}
+	fs.leases.committing(inos)
 	mutation := &metapb.Mutation{Op: &metapb.Mutation_Commit{Commit: commitToProto(b)}}
 	reply, err := fs.commitHere(ctx, s, mutation, inos)
 	if reply == nil && err == nil {
@@ -235,7 +236,7 @@ func commitToProto(b *appender.Batch) *metapb.Commit {
 		f := &b.Files[i]
 		c.Files[i] = &metapb.FileCommit{
 			Ino: uint64(f.Ino), Extents: rpc.ExtentsToProto(f.Extents), SizeMin: f.SizeMin,
-			KillSuid: f.KillSuid,
+			KillSuid: f.KillSuid, Seq: f.Seq,
 		}
 		if f.Mtime != (dfs.Time{}) {
 			c.Files[i].Mtime = rpc.TimeToProto(f.Mtime)

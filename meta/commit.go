@@ -16,7 +16,7 @@ func (o *Commit) apply(tx *tx) (Reply, error) {
 		return Reply{}, err
 	}
 	for i := range o.Chunks {
-		if stale, err := tx.commitChunk(&o.Chunks[i]); err != nil || stale {
+		if stale, err := tx.commitChunk(&o.Chunks[i], tx.c.Session); err != nil || stale {
 			return Reply{StaleMap: stale}, err
 		}
 	}
@@ -33,7 +33,8 @@ func (o *Commit) apply(tx *tx) (Reply, error) {
 			continue
 		}
 		files[i] = in
-		if stale, err := tx.checkFile(f, in); err != nil || stale {
+		tx.tally.intents = tx.tally.intents || f.Seq != 0
+		if stale, err := tx.checkFile(f, in, tx.c.Session); err != nil || stale {
 			return Reply{StaleMap: stale}, err
 		}
 	}
@@ -41,7 +42,7 @@ func (o *Commit) apply(tx *tx) (Reply, error) {
 		if files[i] == nil {
 			continue
 		}
-		if err := tx.commitFile(&o.Files[i], files[i]); err != nil {
+		if err := tx.commitFile(&o.Files[i], files[i], tx.c.Session); err != nil {
 			return Reply{}, err
 		}
 	}
@@ -53,7 +54,7 @@ func (o *Commit) apply(tx *tx) (Reply, error) {
 
 // commitChunk notes what is on disk of a chunk. It answers stale when too few
 // servers have it by what the map says now, or when the chunk is gone.
-func (tx *tx) commitChunk(cc *ChunkCommit) (stale bool, err error) {
+func (tx *tx) commitChunk(cc *ChunkCommit, owner dfs.SessionID) (stale bool, err error) {
 	l := cc.Chunk.Layout()
 	if !l.Valid() || len(cc.Servers) != l.Width() || cc.Committed > dfs.ChunkBytes || cc.Committed%dfs.PageBytes != 0 {
 		return false, dfs.EINVAL
@@ -68,10 +69,10 @@ func (tx *tx) commitChunk(cc *ChunkCommit) (stale bool, err error) {
 		if !tx.takeChunk(cc.Chunk.Seq()) {
 			return true, nil
 		}
-		c = &chunk{owner: tx.c.Session, isNew: true}
+		c = &chunk{owner: owner, isNew: true}
 		tx.keepChunk(cc.Chunk, c)
 	}
-	if c.owner != tx.c.Session {
+	if c.owner != owner {
 		return false, dfs.EINVAL
 	}
 	if cc.Committed > c.committed {
@@ -139,7 +140,7 @@ func (c *chunk) presentNow(home []position) uint32 {
 
 // checkFile refuses what cannot be part of a file. It answers stale when a chunk
 // is gone.
-func (tx *tx) checkFile(f *FileCommit, in *inode) (stale bool, err error) {
+func (tx *tx) checkFile(f *FileCommit, in *inode, owner dfs.SessionID) (stale bool, err error) {
 	if !in.IsFile() {
 		return false, dfs.EINVAL
 	}
@@ -158,7 +159,7 @@ func (tx *tx) checkFile(f *FileCommit, in *inode) (stale bool, err error) {
 		if c == nil {
 			return true, nil
 		}
-		if c.owner != tx.c.Session {
+		if c.owner != owner {
 			return false, dfs.EINVAL
 		}
 		if err := checkExtent(e, c.committed); err != nil {
@@ -183,7 +184,7 @@ func checkExtent(e *dfs.Extent, committed uint32) error {
 }
 
 // commitFile puts the extents in the file.
-func (tx *tx) commitFile(f *FileCommit, in *inode) error {
+func (tx *tx) commitFile(f *FileCommit, in *inode, owner dfs.SessionID) error {
 	for i := 0; i < len(f.Extents); {
 		e := f.Extents[i]
 		for i++; i < len(f.Extents) && joins(e, f.Extents[i]); i++ {
@@ -196,6 +197,10 @@ func (tx *tx) commitFile(f *FileCommit, in *inode) error {
 	// As any write: who changes a program must not hand on what it may do.
 	if err := tx.dropXattr(in, dfs.XattrCapability); err != nil {
 		return err
+	}
+	in.writer = writer{}
+	if f.Seq != 0 {
+		in.writer = writer{owner, f.Seq}
 	}
 	in.Size = max(in.Size, f.SizeMin)
 	if f.Mtime != (dfs.Time{}) {

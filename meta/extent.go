@@ -20,6 +20,7 @@ func (in *inode) bodyOf() uint64 {
 // those of a new orphan, an inode that never had a name, and the file goes on
 // under that orphan's number, which nothing else uses.
 func (tx *tx) truncate(in *inode, size uint64) error {
+	in.writer = writer{}
 	if size == 0 && in.Alloc > 0 {
 		n := 0
 		err := tx.t.Scan(key1(kindExtent, in.bodyOf()), after(kindExtent, in.bodyOf()), func(_, _ []byte) (bool, error) {

@@ -68,6 +68,7 @@ func (tx *tx) bound(in *inode, off, end uint64) (uint64, error) {
 
 // written notes that the caller has written to a file just now.
 func (tx *tx) written(in *inode) error {
+	in.writer = writer{}
 	in.Mtime = tx.c.Time
 	if tx.c.Cred.UID != 0 {
 		in.KillSuid()

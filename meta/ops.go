@@ -109,6 +109,11 @@ type FileCommit struct {
 	Mtime    dfs.Time     // of the last write; zero leaves the file's mtime alone
 	KillSuid bool
 	Ctime    dfs.Time // when the bytes were written, under a lease; zero: the command's time
+
+	// Seq is that of the last of the pieces, see dfs.Intent. From then on, what follows
+	// it may be acknowledged before it is committed. 0: it may not.
+	Seq  uint64
+	Prev uint64 // of Replay: the piece that the file must have been left by
 }
 
 // ChunkCommit is one chunk's part of a Commit.
@@ -117,6 +122,13 @@ type ChunkCommit struct {
 	Committed uint32       // bytes of each fragment file that are on disk
 	Servers   []dfs.NodeID // by position who has them; 0: nobody
 	Sealed    bool         // the session will write no more to it
+}
+
+// Replay is the Commit that a session would have made if it had not died: of what its
+// chunks say themselves, by the intents in their records.
+type Replay struct {
+	Session dfs.SessionID
+	Commit
 }
 
 // Fallocate is fallocate(2). Nothing is set aside: to allocate is to grow the file.

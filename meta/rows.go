@@ -20,8 +20,15 @@ type inode struct {
 	parent dfs.Ino // of a folder: where ".." leads; of the root, itself
 	body   dfs.Ino // its extents are kept under this number; 0: under its own
 	target string  // of a symlink
+	writer writer  // whose intents follow the file as it is
 
 	dirty bool
+}
+
+// writer is a session, and the piece by which it has left a file; see dfs.Intent.
+type writer struct {
+	session dfs.SessionID
+	seq     uint64
 }
 
 const (
@@ -34,6 +41,7 @@ const (
 	inodeBody
 	inodeXattrs
 	inodeTarget
+	inodeWriter
 	inodeEnd
 )
 
@@ -53,6 +61,7 @@ func (in *inode) encode(b []byte) []byte {
 	set(inodeBody, in.body != 0)
 	set(inodeXattrs, in.XattrBytes != 0)
 	set(inodeTarget, in.target != "")
+	set(inodeWriter, in.writer != (writer{}))
 
 	b = append(b, rowVersion)
 	for _, v := range [...]uint64{has, uint64(in.Mode), uint64(in.Nlink), uint64(in.UID), uint64(in.GID),
@@ -86,6 +95,10 @@ func (in *inode) encode(b []byte) []byte {
 	}
 	if has&inodeTarget != 0 {
 		b = appendString(b, in.target)
+	}
+	if has&inodeWriter != 0 {
+		b = binary.AppendUvarint(b, uint64(in.writer.session))
+		b = binary.AppendUvarint(b, in.writer.seq)
 	}
 	return b
 }
@@ -134,6 +147,9 @@ func decodeInode(ino dfs.Ino, b []byte) (*inode, error) {
 	}
 	if has&inodeTarget != 0 {
 		in.target = d.string(dfs.PathMax)
+	}
+	if has&inodeWriter != 0 {
+		in.writer = writer{dfs.SessionID(d.uvarint()), d.uvarint()}
 	}
 	return in, d.done()
 }
@@ -305,6 +321,7 @@ type tally struct {
 	chunks []Range // granted chunk sequence numbers without a record
 
 	restrict dfs.Restrictions
+	intents  bool // it may have acknowledged what its chunks alone know of
 }
 
 func (t *tally) encode(b []byte) []byte {
@@ -314,8 +331,11 @@ func (t *tally) encode(b []byte) []byte {
 	b = t.counts.append(b)
 	b = appendRanges(b, t.inodes)
 	b = appendRanges(b, t.chunks)
-	if t.restrict != 0 {
+	if t.restrict != 0 || t.intents {
 		b = binary.AppendUvarint(b, uint64(t.restrict))
+	}
+	if t.intents {
+		b = append(b, 1)
 	}
 	return b
 }
@@ -328,6 +348,11 @@ func decodeTally(b []byte) (*tally, error) {
 	t.chunks = d.ranges()
 	if len(d.b) > 0 {
 		t.restrict = dfs.Restrictions(d.uvarint32())
+	}
+	if len(d.b) > 0 {
+		if t.intents = d.byte() == 1; !t.intents {
+			d.fail(errors.New("unknown flag"))
+		}
 	}
 	return t, d.done()
 }

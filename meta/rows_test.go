@@ -90,7 +90,7 @@ func samples() map[string][][]byte {
 	full := inode{
 		Attr: dfs.Attr{Ino: 5, Mode: dfs.TypeLink | 0o777, Nlink: 1, UID: 1, GID: 1<<32 - 1, Rdev: 3, Layout: dfs.DefaultLayout, Size: 4,
 			Alloc: 1 << 60, Atime: t, Mtime: dfs.Time{Sec: 1}, Ctime: dfs.Time{Sec: 1 << 40}, Btime: dfs.Time{Nsec: 1}, Change: 9, Flags: 1, XattrBytes: 12},
-		parent: 1, body: 77, target: "link",
+		parent: 1, body: 77, target: "link", writer: writer{3, 1 << 40},
 	}
 	s := Session{Nonce: 1 << 63, Host: "h", Mountpoint: "/m", Version: "v", Opened: t}
 	reply := Reply{Errno: dfs.ENOENT, Attr: &full.Attr, Existed: true, StaleMap: true, Session: 3, Inodes: Range{1, 2}, Chunks: Range{3, 4},
@@ -102,8 +102,9 @@ func samples() map[string][][]byte {
 		"chunk":   {(&chunk{owner: 3, present: 7, epoch: 2, committed: 8192, live: 1 << 40, sealed: true}).encode(nil)},
 		"session": {encodeSession(nil, &s)},
 		"tally": {
-			(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, []Range{{1, 5}, {9, 10}}, []Range{{1, 1 << 48}}, 0}).encode(nil),
-			(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, nil, nil, dfs.ReadOnly | dfs.SquashRoot}).encode(nil),
+			(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, []Range{{1, 5}, {9, 10}}, []Range{{1, 1 << 48}}, 0, false}).encode(nil),
+			(&tally{1, 2, counts{-1, 2, -3, 1 << 50}, nil, nil, dfs.ReadOnly | dfs.SquashRoot, false}).encode(nil),
+			(&tally{1, 2, counts{}, nil, nil, 0, true}).encode(nil),
 		},
 		"counters": {(&counters{1, 2, 3, 4, counts{-1, 2, -3, 1 << 50}}).encode(nil)},
 		"cluster":  {(&cluster{7, 1024, 3}).encode(nil)},

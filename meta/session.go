@@ -197,16 +197,12 @@ func (o *CloseSession) apply(tx *tx) (Reply, error) {
 
 // sealAll seals the chunks that the session was still writing: nobody else does.
 func (tx *tx) sealAll(id dfs.SessionID) error {
-	var ids []dfs.ChunkID
-	err := tx.t.Scan(key1(kindUnsealed, uint64(id)), after(kindUnsealed, uint64(id)), func(k, _ []byte) (bool, error) {
-		ids = append(ids, dfs.ChunkID(number(k, 1)))
-		return true, nil
-	})
+	list, err := tx.v.Unsealed(id)
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
-		c, err := tx.chunk(id)
+	for i := range list {
+		c, err := tx.chunk(list[i].ID)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ type Session struct {
 	Version    string
 	Opened     dfs.Time
 	Restrict   dfs.Restrictions
+	Intents    bool    // chunks of it may know of what it has not told: Replay has to go before CloseSession
 	Inodes     []Range // granted inode numbers, the latest last
 	Chunks     []Range // granted chunk sequence numbers of which no record was made yet
 }
@@ -200,7 +201,7 @@ func (v View) Session(id dfs.SessionID) (Session, bool, error) {
 	if err != nil || t == nil {
 		return Session{}, false, err
 	}
-	s.Inodes, s.Chunks, s.Restrict = t.inodes, t.chunks, t.restrict
+	s.Inodes, s.Chunks, s.Restrict, s.Intents = t.inodes, t.chunks, t.restrict, t.intents
 	return *s, true, nil
 }
 
@@ -219,7 +220,7 @@ func (v View) Sessions() ([]Session, error) {
 	err = v.tallies(func(id dfs.SessionID, t *tally) { tallies[id] = t })
 	for i := range list {
 		if t := tallies[list[i].ID]; t != nil {
-			list[i].Inodes, list[i].Chunks, list[i].Restrict = t.inodes, t.chunks, t.restrict
+			list[i].Inodes, list[i].Chunks, list[i].Restrict, list[i].Intents = t.inodes, t.chunks, t.restrict, t.intents
 		}
 	}
 	return list, err
@@ -292,6 +293,26 @@ func (v View) export(id dfs.ChunkID, c *chunk) (Chunk, error) {
 	return Chunk{
 		ID: id, Present: c.presentNow(home), Committed: c.committed, Live: c.live, Sealed: c.sealed, Owner: c.owner,
 	}, err
+}
+
+// Unsealed lists the chunks that a session may still write to, of those that it has
+// committed something of.
+func (v View) Unsealed(id dfs.SessionID) (list []Chunk, err error) {
+	var ids []dfs.ChunkID
+	err = v.r.Scan(key1(kindUnsealed, uint64(id)), after(kindUnsealed, uint64(id)), func(k, _ []byte) (bool, error) {
+		ids = append(ids, dfs.ChunkID(number(k, 1)))
+		return true, nil
+	})
+	for _, id := range ids {
+		c, ok, cerr := v.Chunk(id)
+		if err == nil {
+			err = cerr
+		}
+		if ok {
+			list = append(list, c)
+		}
+	}
+	return list, err
 }
 
 // Droppable lists chunks that DropChunks would drop, with ids above after, at

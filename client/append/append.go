@@ -70,6 +70,7 @@ type FileCommit struct {
 	Mtime    dfs.Time // of the last write; zero: it has been set since
 	Ctime    dfs.Time // of the last write, when it was made under a lease
 	KillSuid bool
+	Seq      uint64 // of the last piece, see dfs.Intent; 0: what follows will not be acknowledged early
 }
 
 // ChunkCommit is one chunk's part of a Batch.
@@ -113,6 +114,12 @@ type Piece struct {
 	state pieceState // +checklocks:file.a.mu
 	rec   *record    // of states sent, ready and committing
 	start int        // in the record's payload
+
+	// What of it is in an intent, see intent.go. Guarded by file.a.mu.
+	stamp, prev uint64   // dfs.Intent's Seq and Prev
+	told        bool     // the record says what the piece is
+	acked       bool     // somebody was told that it is durable
+	owed        []*chunk // it was in these when that was said, and is written again
 }
 
 type pieceState uint8
@@ -122,6 +129,7 @@ const (
 	sent                         // in a record on its way
 	ready                        // on disk
 	committing                   // in a Batch
+	doomed                       // will fail, with those before it
 )
 
 // File is one file's pieces in their order.
@@ -135,6 +143,15 @@ type File struct {
 	done    uint64        // +checklocks:a.mu — pieces up to this are settled
 	changed chan struct{} // +checklocks:a.mu — closed when done grows or the layout is full; nil when nobody waits
 	listed  bool          // +checklocks:a.mu — in a.ready
+
+	tracked bool          // +checklocks:a.mu — its records carry intents
+	stamp   uint64        // +checklocks:a.mu — of the piece submitted last
+	mark    uint64        // +checklocks:a.mu — stamp of the piece that the masters know to be the last; 0: they know of none
+	marked  dfs.SessionID // +checklocks:a.mu — whose mark it is
+	hurry   int           // +checklocks:a.mu — so many wait for it to be committed
+	doomed  uint64        // +checklocks:a.mu — pieces up to this fail
+	doom    error         // +checklocks:a.mu — with this
+	failing bool          // +checklocks:a.mu — the owner is being told
 }
 
 // Config is what an appender works with.
@@ -170,6 +187,8 @@ type Appender struct {
 	files    map[*File]struct{}       // +checklocks:mu — that have pieces
 	ready    []*File                  // +checklocks:mu — whose first piece is ready
 	stale    int                      // +checklocks:mu — Batches refused as stale, one after the other
+	stamps   uint64                   // +checklocks:mu — pieces so far
+	lazy     bool                     // +checklocks:mu — a Commit is due in a moment
 	alone    int                      // +checklocks:mu — so many Commits carry one file, to find the one that is refused
 	stats    Stats                    // +checklocks:mu
 }
@@ -180,6 +199,7 @@ type Stats struct {
 	Bytes       uint64 // payload of them
 	Pieces      uint64 // committed
 	Commits     uint64
+	Early       uint64 // waits for durable bytes that ended before the Commit
 	Rewritten   uint64 // pieces that had to be written again
 	ServerFails uint64 // streams that broke or stalled
 
@@ -245,6 +265,13 @@ func (a *Appender) Seal() {
 	wg.Wait()
 }
 
+// Settled reports whether nothing waits to be committed.
+func (a *Appender) Settled() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.files) == 0
+}
+
 // Stats tells what was done so far.
 func (a *Appender) Stats() Stats {
 	a.mu.Lock()
@@ -267,8 +294,10 @@ func (f *File) Submit(pieces ...*Piece) uint64 {
 		a.files[f] = struct{}{}
 	}
 	for _, p := range pieces {
-		p.file, p.seq, p.state = f, f.next, queued
+		a.stamps++
+		p.file, p.seq, p.state, p.stamp, p.prev = f, f.next, queued, a.stamps, f.stamp
 		f.next++
+		f.stamp = p.stamp
 		f.pieces = append(f.pieces, p)
 		l := a.laneLocked(p.Layout)
 		l.queue = append(l.queue, p)
@@ -288,20 +317,36 @@ func (f *File) Last() uint64 {
 // Owner was told. ENOSPC means that there is no room for them now; they are kept and
 // tried again.
 func (f *File) Wait(ctx context.Context, seq uint64) error {
+	f.hasten(1)
+	defer f.hasten(-1)
+	_, err := f.wait(ctx, seq, false)
+	return err
+}
+
+// wait is Wait. When early, it also ends when the pieces can be acknowledged without being
+// committed, and tells whether that is why.
+func (f *File) wait(ctx context.Context, seq uint64, early bool) (durable bool, err error) {
 	a := f.a
 	for {
 		a.mu.Lock()
 		if f.done >= seq {
 			a.mu.Unlock()
-			return nil
+			return false, nil
+		}
+		if early && a.durableLocked(f, seq) {
+			a.mu.Unlock()
+			return true, nil
+		}
+		if early && f.writtenLocked(seq) {
+			signal(a.commit) // it is durable when it is committed, and not before
 		}
 		if a.closed {
 			a.mu.Unlock()
-			return ErrClosed
+			return false, ErrClosed
 		}
 		if l := a.lanes[f.pieces[0].Layout]; f.pieces[0].state == queued && time.Now().Before(l.fullUntil) {
 			a.mu.Unlock()
-			return dfs.ENOSPC
+			return false, dfs.ENOSPC
 		}
 		if f.changed == nil {
 			f.changed = make(chan struct{})
@@ -311,9 +356,9 @@ func (f *File) Wait(ctx context.Context, seq uint64) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("writing back inode %d: %s: %w", f.ino, a.trouble(), context.Cause(ctx))
+			return false, fmt.Errorf("writing back inode %d: %s: %w", f.ino, a.trouble(), context.Cause(ctx))
 		case <-a.ctx.Done():
-			return ErrClosed
+			return false, ErrClosed
 		}
 	}
 }
@@ -330,6 +375,7 @@ func (f *File) Discard(err error) {
 	gone := slices.Clone(f.pieces[:n])
 	for _, p := range gone {
 		a.lanes[p.Layout].drop(p)
+		p.settleOwed()
 	}
 	a.mu.Unlock()
 	if n > 0 {
@@ -349,6 +395,7 @@ func (a *Appender) settle(f *File, pieces []*Piece, tell func()) {
 	f.done = pieces[len(pieces)-1].seq
 	f.wakeLocked()
 	a.readyLocked(f)
+	a.failLocked(f)
 	a.mu.Unlock()
 	for _, p := range pieces {
 		p.rec = nil
@@ -371,7 +418,7 @@ func (a *Appender) readyLocked(f *File) {
 	if !f.listed && len(f.pieces) > 0 && f.pieces[0].state == ready {
 		f.listed = true
 		a.ready = append(a.ready, f)
-		signal(a.commit)
+		a.dueLocked(f)
 	}
 }
 

@@ -26,7 +26,7 @@ type chunk struct {
 	acked       uint32    // every server has all up to here
 	committed   uint32    // the masters know that; 0: they do not know the chunk
 	records     []*record // behind acked, in order
-	uncommitted int       // pieces that are on disk and not committed
+	uncommitted int       // pieces that are on disk and not committed, with those that are owed
 	used        time.Time // last written to
 	over        bool      // not to be written to any more
 	sealing     bool      // in a Batch only to be sealed

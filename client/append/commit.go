@@ -61,7 +61,11 @@ func (a *Appender) collect() *gathered {
 		room -= n
 		pieces := slices.Clone(f.pieces[:n])
 		g.files, g.pieces = append(g.files, f), append(g.pieces, pieces)
-		g.batch.Files = append(g.batch.Files, fileCommit(f.ino, pieces))
+		fc := fileCommit(f.ino, pieces)
+		if f.tracked {
+			fc.Seq = pieces[n-1].stamp
+		}
+		g.batch.Files = append(g.batch.Files, fc)
 		for _, p := range pieces {
 			p.state = committing
 			c := p.rec.chunk
@@ -202,11 +206,13 @@ func (a *Appender) committed(g *gathered, res Result, took time.Duration) {
 			sealed = append(sealed, c)
 		}
 	}
-	for _, pieces := range g.pieces {
+	for i, pieces := range g.pieces {
 		a.stats.Pieces += uint64(len(pieces))
 		for _, p := range pieces {
 			p.rec.chunk.uncommitted--
+			p.settleOwed()
 		}
+		g.files[i].mark, g.files[i].marked = g.batch.Files[i].Seq, g.batch.Session
 	}
 	a.mu.Unlock()
 	for i, f := range g.files {
@@ -241,7 +247,7 @@ func (a *Appender) againLocked(g *gathered, stale bool) {
 	for _, pieces := range g.pieces {
 		for _, p := range pieces {
 			used[p.rec.chunk] = true
-			p.rec.chunk.uncommitted--
+			p.leave()
 		}
 	}
 	for _, c := range g.chunks {
@@ -273,6 +279,7 @@ func (a *Appender) rejected(g *gathered, verdict dfs.Errno) {
 	}
 	for _, p := range g.pieces[0] {
 		p.rec.chunk.uncommitted--
+		p.settleOwed()
 	}
 	for _, c := range g.chunks {
 		a.breakLocked(c)

@@ -51,6 +51,7 @@ func (l *lane) drop(p *Piece) {
 //
 // +checklocks:a.mu
 func (a *Appender) requeueLocked(pieces []*Piece) {
+	pieces = a.doomedLocked(pieces)
 	for len(pieces) > 0 {
 		// From the end, as many as share a lane.
 		n := len(pieces) - 1
@@ -62,7 +63,7 @@ func (a *Appender) requeueLocked(pieces []*Piece) {
 		l := a.laneLocked(run[0].Layout)
 		l.queue = slices.Concat(run, l.queue)
 		for _, p := range run {
-			p.state, p.rec = queued, nil
+			p.state, p.rec, p.told = queued, nil, false
 			l.queuedBytes += len(p.Data)
 		}
 		a.stats.Rewritten += uint64(len(run))
@@ -84,6 +85,8 @@ type record struct {
 	sends  atomic.Int32 // messages that gRPC still needs the payload for
 	buffer *Buffer      // of the only piece; nil when packed
 	packed []byte       // from rpc.Alloc
+
+	intents []byte // of the pieces, nil: none
 }
 
 // sentOne is called when gRPC is done with one of the messages.
@@ -199,6 +202,7 @@ func (a *Appender) nextLocked(l *lane) *record {
 	for _, p := range r.pieces {
 		p.Buffer.Hold() // until packed or sent
 	}
+	r.tell()
 	if n == 1 {
 		r.buffer = r.pieces[0].Buffer
 	}

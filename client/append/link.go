@@ -134,7 +134,7 @@ func (l *link) drain(limit int) (left bool) {
 		err := rpc.Send(stream, &chunkpb.AppendRequest{
 			Id: o.id, Cluster: uint64(l.a.cfg.Pool.Cluster()), Chunk: uint64(c.id), Fragment: uint32(o.position),
 			Session: uint64(c.session), Epoch: uint64(c.epoch), Offset: o.rec.off, RecordLen: uint32(o.rec.length),
-			Crcs: o.fragment.CRCs, Data: o.fragment.Data,
+			Crcs: o.fragment.CRCs, Data: o.fragment.Data, Intents: o.rec.intents,
 		}, o.rec.sentOne)
 		if err != nil {
 			// The stream is broken; the true error is what run receives.
@@ -275,6 +275,9 @@ func (a *Appender) answered(o *outgoing, server dfs.NodeID, reply *chunkpb.Appen
 			p.state = ready
 			c.uncommitted++
 			a.readyLocked(p.file)
+			if p.file.tracked {
+				p.file.wakeLocked()
+			}
 		}
 	}
 	if moved {

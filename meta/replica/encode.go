@@ -115,7 +115,7 @@ func commitToProto(op *meta.Commit) *logpb.Commit {
 		Files: slice(op.Files, func(f meta.FileCommit) *logpb.FileCommit {
 			return &logpb.FileCommit{
 				Ino: uint64(f.Ino), Extents: slice(f.Extents, extentToProto), SizeMin: f.SizeMin, Mtime: timeToProto(f.Mtime), KillSuid: f.KillSuid,
-				Ctime: timeToProto(f.Ctime),
+				Ctime: timeToProto(f.Ctime), Seq: f.Seq, Prev: f.Prev,
 			}
 		}),
 		Chunks: slice(op.Chunks, func(c meta.ChunkCommit) *logpb.ChunkCommit {
@@ -129,7 +129,7 @@ func commitFromProto(op *logpb.Commit) *meta.Commit {
 		Files: slice(op.Files, func(f *logpb.FileCommit) meta.FileCommit {
 			return meta.FileCommit{
 				Ino: dfs.Ino(f.GetIno()), Extents: slice(f.GetExtents(), extentFromProto), SizeMin: f.GetSizeMin(), Mtime: timeFromProto(f.GetMtime()), KillSuid: f.GetKillSuid(),
-				Ctime: timeFromProto(f.GetCtime()),
+				Ctime: timeFromProto(f.GetCtime()), Seq: f.GetSeq(), Prev: f.GetPrev(),
 			}
 		}),
 		Chunks: slice(op.Chunks, func(c *logpb.ChunkCommit) meta.ChunkCommit {
@@ -226,6 +226,8 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_CloseSession{CloseSession: &logpb.CloseSession{Session: uint64(op.Session)}}
 	case *meta.Reap:
 		p.Op = &logpb.Command_Reap{Reap: &logpb.Reap{Inodes: slice(op.Inodes, func(i dfs.Ino) uint64 { return uint64(i) }), ExtentsMax: op.ExtentsMax}}
+	case *meta.Replay:
+		p.Op = &logpb.Command_Replay{Replay: &logpb.Replay{Session: uint64(op.Session), Commit: commitToProto(&op.Commit)}}
 	case *meta.DropChunks:
 		p.Op = &logpb.Command_DropChunks{DropChunks: &logpb.DropChunks{Chunks: slice(op.Chunks, func(c dfs.ChunkID) uint64 { return uint64(c) })}}
 	case *meta.Bootstrap:
@@ -293,6 +295,8 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.CloseSession{Session: dfs.SessionID(op.CloseSession.Session)}
 	case *logpb.Command_Reap:
 		c.Op = &meta.Reap{Inodes: slice(op.Reap.Inodes, func(i uint64) dfs.Ino { return dfs.Ino(i) }), ExtentsMax: op.Reap.ExtentsMax}
+	case *logpb.Command_Replay:
+		c.Op = &meta.Replay{Session: dfs.SessionID(op.Replay.GetSession()), Commit: *commitFromProto(op.Replay.GetCommit())}
 	case *logpb.Command_DropChunks:
 		c.Op = &meta.DropChunks{Chunks: slice(op.DropChunks.Chunks, func(c uint64) dfs.ChunkID { return dfs.ChunkID(c) })}
 	case *logpb.Command_Bootstrap:

@@ -36,6 +36,7 @@ type leadership struct {
 	reaping  map[dfs.Ino]struct{}           // +checklocks:mu — orphans that are being freed: too late to open them
 	suspects []dfs.Ino                      // +checklocks:mu — may be orphans that nobody has open
 	scan     bool                           // +checklocks:mu — there may be others: look at all orphans
+	owing    map[dfs.SessionID]time.Time    // +checklocks:mu — since when sessions cannot end, see replay
 
 	probes singleflight.Group // of servers that were reported
 
@@ -151,12 +152,42 @@ func (l *leadership) end(id dfs.SessionID) {
 	l.locks.drop(id)
 }
 
-// closeSession ends a session in the state and here.
+// closeSession ends a session in the state and here, after what it has acknowledged and not
+// told was told. When that cannot be found out for long, others go on; the session stays in
+// the state, and is tried again.
 func (l *leadership) closeSession(ctx context.Context, id dfs.SessionID) error {
+	if err := l.replay(ctx, id); err != nil {
+		if !l.tooLong(id) || ctx.Err() != nil {
+			return err
+		}
+		l.s.logger.Error("others go on although it is not known what a client has synced last", "session", id, "err", err)
+		l.end(id)
+		return nil
+	}
+	return l.dropSession(ctx, id)
+}
+
+// tooLong notes that a session cannot end, and reports whether it is so for too long.
+func (l *leadership) tooLong(id dfs.SessionID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	since, ok := l.owing[id]
+	if !ok {
+		since = time.Now()
+		l.owing[id] = since
+	}
+	return time.Since(since) >= replayMax
+}
+
+// dropSession is closeSession for a session that has told everything.
+func (l *leadership) dropSession(ctx context.Context, id dfs.SessionID) error {
 	if _, err := l.s.propose(ctx, &meta.CloseSession{Session: id}); err != nil {
 		return err
 	}
 	l.end(id)
+	l.mu.Lock()
+	delete(l.owing, id)
+	l.mu.Unlock()
 	return nil
 }
 
@@ -320,7 +351,11 @@ func (s *Server) CloseSession(ctx context.Context, req *metapb.CloseSessionReque
 	if l == nil {
 		return nil, s.notReady()
 	}
-	return &metapb.CloseSessionReply{}, s.failure(l.closeSession(ctx, dfs.SessionID(req.Session)))
+	end := l.closeSession
+	if req.Clean {
+		end = l.dropSession
+	}
+	return &metapb.CloseSessionReply{}, s.failure(end(ctx, dfs.SessionID(req.Session)))
 }
 
 // lead takes up the duties of a leader whenever this master is one.
@@ -370,7 +405,7 @@ func (s *Server) serveTerm(term uint64) {
 	}()
 	defer func() { cancel(); <-watch }()
 	l := &leadership{
-		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{},
+		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, owing: map[dfs.SessionID]time.Time{},
 		scan: true, // what was orphaned in earlier terms
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
@@ -429,12 +464,10 @@ func (l *leadership) takeOver() error {
 	s.transport.refresh()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ids := make([]dfs.SessionID, len(sessions))
-	for i, session := range sessions {
-		ids[i] = session.ID
+	for _, session := range sessions {
 		l.sessions[session.ID] = &liveSession{seen: time.Now(), open: map[dfs.Ino]struct{}{}, restrict: session.Restrict}
 	}
-	l.leases.expect(ids)
+	l.leases.expect(sessions)
 	return nil
 }
 

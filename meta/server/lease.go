@@ -52,7 +52,7 @@ type leaseTable struct {
 	mu       sync.Mutex
 	inodes   map[dfs.Ino]*leased         // +checklocks:mu
 	sessions map[dfs.SessionID]*lessee   // +checklocks:mu
-	await    map[dfs.SessionID]struct{}  // +checklocks:mu — sessions from before that have not come yet
+	await    map[dfs.SessionID]bool      // +checklocks:mu — sessions from before that have not come yet; those which may owe a replay
 	ended    map[dfs.SessionID]time.Time // +checklocks:mu — that are being ended
 	serial   uint64                      // +checklocks:mu
 	open     bool                        // +checklocks:mu — gate is closed
@@ -90,27 +90,47 @@ func newLeaseTable(l *leadership) *leaseTable {
 	return &leaseTable{
 		l: l, seed: maphash.MakeSeed(), gate: make(chan struct{}),
 		inodes: map[dfs.Ino]*leased{}, sessions: map[dfs.SessionID]*lessee{},
-		await: map[dfs.SessionID]struct{}{}, ended: map[dfs.SessionID]time.Time{},
+		await: map[dfs.SessionID]bool{}, ended: map[dfs.SessionID]time.Time{},
 	}
 }
 
 // expect begins the term: these sessions may hold leases of the last one.
-func (t *leaseTable) expect(ids []dfs.SessionID) {
+func (t *leaseTable) expect(sessions []meta.Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, id := range ids {
-		t.await[id] = struct{}{}
+	for i := range sessions {
+		t.await[sessions[i].ID] = sessions[i].Intents
 	}
 	t.gateLocked()
 	if !t.open {
 		t.l.wg.Go(func() {
 			pause(t.l.ctx, t.l.s.leaseTime()+t.l.s.leaseSlack())
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			clear(t.await)
-			t.gateLocked()
+			t.endAwaited()
 		})
 	}
+}
+
+// endAwaited opens the gate although sessions have not come: after those that may have
+// acknowledged what they have not told are ended.
+func (t *leaseTable) endAwaited() {
+	t.mu.Lock()
+	var owing []dfs.SessionID
+	for id, owes := range t.await {
+		if owes {
+			owing = append(owing, id)
+			t.ended[id] = time.Now()
+		}
+	}
+	t.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, id := range owing {
+		wg.Go(func() { t.l.lapse(id, "it has not come to the new leader") })
+	}
+	wg.Wait()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.await)
+	t.gateLocked()
 }
 
 // +checklocks:t.mu
@@ -151,6 +171,9 @@ func (t *leaseTable) ready(ctx context.Context) error {
 func (t *leaseTable) attach(id dfs.SessionID, keep []uint64) (good time.Duration, kept []*metapb.Lease) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if _, late := t.ended[id]; late {
+		return 0, nil
+	}
 	s := t.sessions[id]
 	if s == nil {
 		s = &lessee{id: id, held: map[dfs.Ino]*holder{}, recalls: map[dfs.Ino]*holder{}, told: map[dfs.Ino]uint64{}, wake: make(chan struct{}, 1)}
@@ -169,9 +192,6 @@ func (t *leaseTable) attach(id dfs.SessionID, keep []uint64) (good time.Duration
 		if time.Since(h.recalled) > recallMax {
 			return 0, nil
 		}
-	}
-	if _, late := t.ended[id]; late {
-		return 0, nil
 	}
 	good = t.l.s.leaseTime()
 	s.until = time.Now().Add(good + t.l.s.leaseSlack())
@@ -316,7 +336,7 @@ func (t *leaseTable) waitLocked(ctx context.Context, le *leased) error {
 	for _, id := range late {
 		if _, is := t.ended[id]; !is {
 			t.ended[id] = now
-			t.l.wg.Go(func() { t.l.lapse(id) })
+			t.l.wg.Go(func() { t.l.lapse(id, "others wait for leases that it does not give back") })
 		}
 	}
 	t.mu.Unlock()
@@ -654,16 +674,16 @@ type entryName struct {
 	name   string
 }
 
-// lapse ends a session whose leases have run out while others wait for them.
-func (l *leadership) lapse(id dfs.SessionID) {
-	l.s.logger.Warn("session ended: others wait for leases that it does not give back", "session", id)
-	for l.ctx.Err() == nil {
-		if err := l.closeSession(l.ctx, id); err == nil {
+// lapse ends a session whose leases have run out, however long it takes.
+func (l *leadership) lapse(id dfs.SessionID, why string) {
+	l.s.logger.Warn("session ended: "+why, "session", id)
+	for wait := lapsePause; l.ctx.Err() == nil; wait = min(2*wait, lapsePauseMax) {
+		err := l.closeSession(l.ctx, id)
+		if err == nil {
 			return
-		} else {
-			l.log("cannot end a session", err)
 		}
-		pause(l.ctx, lapsePause)
+		l.log("cannot end a session", err)
+		pause(l.ctx, wait)
 	}
 }
 
@@ -676,7 +696,9 @@ func (t *leaseTable) lessee(id dfs.SessionID) *lessee {
 
 const (
 	attachPoll = 20 * time.Millisecond
-	lapsePause = 200 * time.Millisecond
+
+	lapsePause    = 200 * time.Millisecond
+	lapsePauseMax = 5 * time.Second
 )
 
 // Recalls tells a session what others wait for.

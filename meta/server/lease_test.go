@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/meta"
 	"dfs/proto/metapb"
 )
 
@@ -18,7 +19,11 @@ func table(t *testing.T, sessions ...dfs.SessionID) *leaseTable {
 	l.s = &Server{cfg: Config{SessionTTL: DefaultSessionTTL}, logger: slog.New(slog.DiscardHandler)}
 	l.ctx, l.cancel = ctx, cancel
 	t.Cleanup(func() { cancel(); l.wg.Wait() })
-	l.leases.expect(sessions)
+	var before []meta.Session
+	for _, id := range sessions {
+		before = append(before, meta.Session{ID: id})
+	}
+	l.leases.expect(before)
 	for _, id := range sessions {
 		if good, _ := l.leases.attach(id, nil); good <= 0 {
 			t.Fatalf("session %d is refused", id)
@@ -170,7 +175,7 @@ func TestNewTermWaitsForTheSessionsOfTheLast(t *testing.T) {
 		}{{"all come", false}, {"one is silent", true}} {
 			l := newTerm()
 			l.s, l.ctx = lt.l.s, lt.l.ctx
-			l.leases.expect([]dfs.SessionID{1, 2})
+			l.leases.expect([]meta.Session{{ID: 1}, {ID: 2}})
 			begin := time.Now()
 			done := begins(func() { _ = l.leases.ready(t.Context()) })
 			l.leases.attach(1, []uint64{7})

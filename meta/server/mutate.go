@@ -439,7 +439,7 @@ func commit(o *metapb.Commit) (meta.Op, error) {
 			return nil, bound("commit of extents", extents, commitExtentsMax)
 		}
 		op.Files[i] = meta.FileCommit{
-			Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid, Ctime: rpc.TimeFromProto(f.Ctime),
+			Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid, Ctime: rpc.TimeFromProto(f.Ctime), Seq: f.Seq,
 		}
 	}
 	for i, c := range o.Chunks {

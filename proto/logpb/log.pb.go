@@ -321,6 +321,7 @@ type Command struct {
 	//	*Command_PutLocks
 	//	*Command_Fallocate
 	//	*Command_CopyRange
+	//	*Command_Replay
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -605,6 +606,15 @@ func (x *Command) GetCopyRange() *CopyRange {
 	return nil
 }
 
+func (x *Command) GetReplay() *Replay {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Replay); ok {
+			return x.Replay
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -701,6 +711,10 @@ type Command_CopyRange struct {
 	CopyRange *CopyRange `protobuf:"bytes,32,opt,name=copy_range,json=copyRange,proto3,oneof"`
 }
 
+type Command_Replay struct {
+	Replay *Replay `protobuf:"bytes,33,opt,name=replay,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -746,6 +760,8 @@ func (*Command_PutLocks) isCommand_Op() {}
 func (*Command_Fallocate) isCommand_Op() {}
 
 func (*Command_CopyRange) isCommand_Op() {}
+
+func (*Command_Replay) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1399,6 +1415,58 @@ func (x *Commit) GetChunks() []*ChunkCommit {
 	return nil
 }
 
+type Replay struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Commit        *Commit                `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replay) Reset() {
+	*x = Replay{}
+	mi := &file_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replay) ProtoMessage() {}
+
+func (x *Replay) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replay.ProtoReflect.Descriptor instead.
+func (*Replay) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Replay) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Replay) GetCommit() *Commit {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
 type FileCommit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -1407,13 +1475,15 @@ type FileCommit struct {
 	Mtime         *Time                  `protobuf:"bytes,4,opt,name=mtime,proto3" json:"mtime,omitempty"`
 	KillSuid      bool                   `protobuf:"varint,5,opt,name=kill_suid,json=killSuid,proto3" json:"kill_suid,omitempty"`
 	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"`
+	Seq           uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
+	Prev          uint64                 `protobuf:"varint,8,opt,name=prev,proto3" json:"prev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileCommit) Reset() {
 	*x = FileCommit{}
-	mi := &file_log_proto_msgTypes[14]
+	mi := &file_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1495,7 @@ func (x *FileCommit) String() string {
 func (*FileCommit) ProtoMessage() {}
 
 func (x *FileCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[14]
+	mi := &file_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1508,7 @@ func (x *FileCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileCommit.ProtoReflect.Descriptor instead.
 func (*FileCommit) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{14}
+	return file_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FileCommit) GetIno() uint64 {
@@ -1483,6 +1553,20 @@ func (x *FileCommit) GetCtime() *Time {
 	return nil
 }
 
+func (x *FileCommit) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *FileCommit) GetPrev() uint64 {
+	if x != nil {
+		return x.Prev
+	}
+	return 0
+}
+
 type ChunkCommit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
@@ -1495,7 +1579,7 @@ type ChunkCommit struct {
 
 func (x *ChunkCommit) Reset() {
 	*x = ChunkCommit{}
-	mi := &file_log_proto_msgTypes[15]
+	mi := &file_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1591,7 @@ func (x *ChunkCommit) String() string {
 func (*ChunkCommit) ProtoMessage() {}
 
 func (x *ChunkCommit) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[15]
+	mi := &file_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1604,7 @@ func (x *ChunkCommit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChunkCommit.ProtoReflect.Descriptor instead.
 func (*ChunkCommit) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{15}
+	return file_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChunkCommit) GetChunk() uint64 {
@@ -1567,7 +1651,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_log_proto_msgTypes[16]
+	mi := &file_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1663,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[16]
+	mi := &file_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1676,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{16}
+	return file_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Lock) GetKind() uint32 {
@@ -1663,7 +1747,7 @@ type SetLock struct {
 
 func (x *SetLock) Reset() {
 	*x = SetLock{}
-	mi := &file_log_proto_msgTypes[17]
+	mi := &file_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1759,7 @@ func (x *SetLock) String() string {
 func (*SetLock) ProtoMessage() {}
 
 func (x *SetLock) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[17]
+	mi := &file_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1772,7 @@ func (x *SetLock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLock.ProtoReflect.Descriptor instead.
 func (*SetLock) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{17}
+	return file_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetLock) GetIno() uint64 {
@@ -1729,7 +1813,7 @@ type PutLocks struct {
 
 func (x *PutLocks) Reset() {
 	*x = PutLocks{}
-	mi := &file_log_proto_msgTypes[18]
+	mi := &file_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1825,7 @@ func (x *PutLocks) String() string {
 func (*PutLocks) ProtoMessage() {}
 
 func (x *PutLocks) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[18]
+	mi := &file_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1838,7 @@ func (x *PutLocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutLocks.ProtoReflect.Descriptor instead.
 func (*PutLocks) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{18}
+	return file_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutLocks) GetIno() uint64 {
@@ -1783,7 +1867,7 @@ type Fallocate struct {
 
 func (x *Fallocate) Reset() {
 	*x = Fallocate{}
-	mi := &file_log_proto_msgTypes[19]
+	mi := &file_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1879,7 @@ func (x *Fallocate) String() string {
 func (*Fallocate) ProtoMessage() {}
 
 func (x *Fallocate) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[19]
+	mi := &file_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1892,7 @@ func (x *Fallocate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallocate.ProtoReflect.Descriptor instead.
 func (*Fallocate) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{19}
+	return file_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Fallocate) GetIno() uint64 {
@@ -1852,7 +1936,7 @@ type CopyRange struct {
 
 func (x *CopyRange) Reset() {
 	*x = CopyRange{}
-	mi := &file_log_proto_msgTypes[20]
+	mi := &file_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1948,7 @@ func (x *CopyRange) String() string {
 func (*CopyRange) ProtoMessage() {}
 
 func (x *CopyRange) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[20]
+	mi := &file_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +1961,7 @@ func (x *CopyRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRange.ProtoReflect.Descriptor instead.
 func (*CopyRange) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{20}
+	return file_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CopyRange) GetFrom() uint64 {
@@ -1925,7 +2009,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_log_proto_msgTypes[21]
+	mi := &file_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2021,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[21]
+	mi := &file_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2034,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{21}
+	return file_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -1977,7 +2061,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2073,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2086,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{22}
+	return file_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -2032,7 +2116,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2128,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2141,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{23}
+	return file_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OpenSession) GetNonce() uint64 {
@@ -2104,7 +2188,7 @@ type CloseSession struct {
 
 func (x *CloseSession) Reset() {
 	*x = CloseSession{}
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2200,7 @@ func (x *CloseSession) String() string {
 func (*CloseSession) ProtoMessage() {}
 
 func (x *CloseSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2213,7 @@ func (x *CloseSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSession.ProtoReflect.Descriptor instead.
 func (*CloseSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{24}
+	return file_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CloseSession) GetSession() uint64 {
@@ -2149,7 +2233,7 @@ type Reap struct {
 
 func (x *Reap) Reset() {
 	*x = Reap{}
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2245,7 @@ func (x *Reap) String() string {
 func (*Reap) ProtoMessage() {}
 
 func (x *Reap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2258,7 @@ func (x *Reap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reap.ProtoReflect.Descriptor instead.
 func (*Reap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{25}
+	return file_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Reap) GetInodes() []uint64 {
@@ -2200,7 +2284,7 @@ type DropChunks struct {
 
 func (x *DropChunks) Reset() {
 	*x = DropChunks{}
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2296,7 @@ func (x *DropChunks) String() string {
 func (*DropChunks) ProtoMessage() {}
 
 func (x *DropChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2309,7 @@ func (x *DropChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropChunks.ProtoReflect.Descriptor instead.
 func (*DropChunks) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{26}
+	return file_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DropChunks) GetChunks() []uint64 {
@@ -2245,7 +2329,7 @@ type Bootstrap struct {
 
 func (x *Bootstrap) Reset() {
 	*x = Bootstrap{}
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2341,7 @@ func (x *Bootstrap) String() string {
 func (*Bootstrap) ProtoMessage() {}
 
 func (x *Bootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2354,7 @@ func (x *Bootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
 func (*Bootstrap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{27}
+	return file_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Bootstrap) GetCluster() uint64 {
@@ -2302,7 +2386,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_log_proto_msgTypes[28]
+	mi := &file_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2398,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[28]
+	mi := &file_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2411,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{28}
+	return file_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Server) GetId() uint64 {
@@ -2389,7 +2473,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_log_proto_msgTypes[29]
+	mi := &file_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2485,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[29]
+	mi := &file_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2498,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{29}
+	return file_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -2442,7 +2526,7 @@ type PutMap struct {
 
 func (x *PutMap) Reset() {
 	*x = PutMap{}
-	mi := &file_log_proto_msgTypes[30]
+	mi := &file_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2538,7 @@ func (x *PutMap) String() string {
 func (*PutMap) ProtoMessage() {}
 
 func (x *PutMap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[30]
+	mi := &file_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2551,7 @@ func (x *PutMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMap.ProtoReflect.Descriptor instead.
 func (*PutMap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{30}
+	return file_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutMap) GetEpoch() uint64 {
@@ -2502,7 +2586,7 @@ type PutMaster struct {
 
 func (x *PutMaster) Reset() {
 	*x = PutMaster{}
-	mi := &file_log_proto_msgTypes[31]
+	mi := &file_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2598,7 @@ func (x *PutMaster) String() string {
 func (*PutMaster) ProtoMessage() {}
 
 func (x *PutMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[31]
+	mi := &file_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2611,7 @@ func (x *PutMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMaster.ProtoReflect.Descriptor instead.
 func (*PutMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{31}
+	return file_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutMaster) GetId() uint64 {
@@ -2560,7 +2644,7 @@ type RemoveMaster struct {
 
 func (x *RemoveMaster) Reset() {
 	*x = RemoveMaster{}
-	mi := &file_log_proto_msgTypes[32]
+	mi := &file_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2656,7 @@ func (x *RemoveMaster) String() string {
 func (*RemoveMaster) ProtoMessage() {}
 
 func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[32]
+	mi := &file_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2669,7 @@ func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMaster.ProtoReflect.Descriptor instead.
 func (*RemoveMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{32}
+	return file_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveMaster) GetId() uint64 {
@@ -2620,7 +2704,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\xd1\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\xff\n" +
 	"\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
@@ -2655,7 +2739,8 @@ const file_log_proto_rawDesc = "" +
 	"\tput_locks\x18\x1e \x01(\v2\x14.dfs.log.v1.PutLocksH\x00R\bputLocks\x125\n" +
 	"\tfallocate\x18\x1f \x01(\v2\x15.dfs.log.v1.FallocateH\x00R\tfallocate\x126\n" +
 	"\n" +
-	"copy_range\x18  \x01(\v2\x15.dfs.log.v1.CopyRangeH\x00R\tcopyRangeB\x04\n" +
+	"copy_range\x18  \x01(\v2\x15.dfs.log.v1.CopyRangeH\x00R\tcopyRange\x12,\n" +
+	"\x06replay\x18! \x01(\v2\x12.dfs.log.v1.ReplayH\x00R\x06replayB\x04\n" +
 	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -2712,7 +2797,10 @@ const file_log_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"g\n" +
 	"\x06Commit\x12,\n" +
 	"\x05files\x18\x01 \x03(\v2\x16.dfs.log.v1.FileCommitR\x05files\x12/\n" +
-	"\x06chunks\x18\x02 \x03(\v2\x17.dfs.log.v1.ChunkCommitR\x06chunks\"\xd4\x01\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x17.dfs.log.v1.ChunkCommitR\x06chunks\"N\n" +
+	"\x06Replay\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12*\n" +
+	"\x06commit\x18\x02 \x01(\v2\x12.dfs.log.v1.CommitR\x06commit\"\xfa\x01\n" +
 	"\n" +
 	"FileCommit\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12,\n" +
@@ -2720,7 +2808,9 @@ const file_log_proto_rawDesc = "" +
 	"\bsize_min\x18\x03 \x01(\x04R\asizeMin\x12&\n" +
 	"\x05mtime\x18\x04 \x01(\v2\x10.dfs.log.v1.TimeR\x05mtime\x12\x1b\n" +
 	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\x12&\n" +
-	"\x05ctime\x18\x06 \x01(\v2\x10.dfs.log.v1.TimeR\x05ctime\"s\n" +
+	"\x05ctime\x18\x06 \x01(\v2\x10.dfs.log.v1.TimeR\x05ctime\x12\x10\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04prev\x18\b \x01(\x04R\x04prev\"s\n" +
 	"\vChunkCommit\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
@@ -2814,7 +2904,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -2830,25 +2920,26 @@ var file_log_proto_goTypes = []any{
 	(*SetXattr)(nil),     // 11: dfs.log.v1.SetXattr
 	(*RemoveXattr)(nil),  // 12: dfs.log.v1.RemoveXattr
 	(*Commit)(nil),       // 13: dfs.log.v1.Commit
-	(*FileCommit)(nil),   // 14: dfs.log.v1.FileCommit
-	(*ChunkCommit)(nil),  // 15: dfs.log.v1.ChunkCommit
-	(*Lock)(nil),         // 16: dfs.log.v1.Lock
-	(*SetLock)(nil),      // 17: dfs.log.v1.SetLock
-	(*PutLocks)(nil),     // 18: dfs.log.v1.PutLocks
-	(*Fallocate)(nil),    // 19: dfs.log.v1.Fallocate
-	(*CopyRange)(nil),    // 20: dfs.log.v1.CopyRange
-	(*SetPolicy)(nil),    // 21: dfs.log.v1.SetPolicy
-	(*GrantIDs)(nil),     // 22: dfs.log.v1.GrantIDs
-	(*OpenSession)(nil),  // 23: dfs.log.v1.OpenSession
-	(*CloseSession)(nil), // 24: dfs.log.v1.CloseSession
-	(*Reap)(nil),         // 25: dfs.log.v1.Reap
-	(*DropChunks)(nil),   // 26: dfs.log.v1.DropChunks
-	(*Bootstrap)(nil),    // 27: dfs.log.v1.Bootstrap
-	(*Server)(nil),       // 28: dfs.log.v1.Server
-	(*Acting)(nil),       // 29: dfs.log.v1.Acting
-	(*PutMap)(nil),       // 30: dfs.log.v1.PutMap
-	(*PutMaster)(nil),    // 31: dfs.log.v1.PutMaster
-	(*RemoveMaster)(nil), // 32: dfs.log.v1.RemoveMaster
+	(*Replay)(nil),       // 14: dfs.log.v1.Replay
+	(*FileCommit)(nil),   // 15: dfs.log.v1.FileCommit
+	(*ChunkCommit)(nil),  // 16: dfs.log.v1.ChunkCommit
+	(*Lock)(nil),         // 17: dfs.log.v1.Lock
+	(*SetLock)(nil),      // 18: dfs.log.v1.SetLock
+	(*PutLocks)(nil),     // 19: dfs.log.v1.PutLocks
+	(*Fallocate)(nil),    // 20: dfs.log.v1.Fallocate
+	(*CopyRange)(nil),    // 21: dfs.log.v1.CopyRange
+	(*SetPolicy)(nil),    // 22: dfs.log.v1.SetPolicy
+	(*GrantIDs)(nil),     // 23: dfs.log.v1.GrantIDs
+	(*OpenSession)(nil),  // 24: dfs.log.v1.OpenSession
+	(*CloseSession)(nil), // 25: dfs.log.v1.CloseSession
+	(*Reap)(nil),         // 26: dfs.log.v1.Reap
+	(*DropChunks)(nil),   // 27: dfs.log.v1.DropChunks
+	(*Bootstrap)(nil),    // 28: dfs.log.v1.Bootstrap
+	(*Server)(nil),       // 29: dfs.log.v1.Server
+	(*Acting)(nil),       // 30: dfs.log.v1.Acting
+	(*PutMap)(nil),       // 31: dfs.log.v1.PutMap
+	(*PutMaster)(nil),    // 32: dfs.log.v1.PutMaster
+	(*RemoveMaster)(nil), // 33: dfs.log.v1.RemoveMaster
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -2863,36 +2954,38 @@ var file_log_proto_depIdxs = []int32{
 	11, // 9: dfs.log.v1.Command.set_xattr:type_name -> dfs.log.v1.SetXattr
 	12, // 10: dfs.log.v1.Command.remove_xattr:type_name -> dfs.log.v1.RemoveXattr
 	13, // 11: dfs.log.v1.Command.commit:type_name -> dfs.log.v1.Commit
-	21, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
-	22, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
-	23, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
-	24, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
-	25, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
-	26, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
-	27, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
-	30, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
-	31, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
-	32, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
-	17, // 22: dfs.log.v1.Command.set_lock:type_name -> dfs.log.v1.SetLock
-	18, // 23: dfs.log.v1.Command.put_locks:type_name -> dfs.log.v1.PutLocks
-	19, // 24: dfs.log.v1.Command.fallocate:type_name -> dfs.log.v1.Fallocate
-	20, // 25: dfs.log.v1.Command.copy_range:type_name -> dfs.log.v1.CopyRange
-	1,  // 26: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 27: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	14, // 28: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	15, // 29: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	3,  // 30: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 31: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 32: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	16, // 33: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	16, // 34: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	28, // 35: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	29, // 36: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	22, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
+	23, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
+	24, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
+	25, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
+	26, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
+	27, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
+	28, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
+	31, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
+	32, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
+	33, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
+	18, // 22: dfs.log.v1.Command.set_lock:type_name -> dfs.log.v1.SetLock
+	19, // 23: dfs.log.v1.Command.put_locks:type_name -> dfs.log.v1.PutLocks
+	20, // 24: dfs.log.v1.Command.fallocate:type_name -> dfs.log.v1.Fallocate
+	21, // 25: dfs.log.v1.Command.copy_range:type_name -> dfs.log.v1.CopyRange
+	14, // 26: dfs.log.v1.Command.replay:type_name -> dfs.log.v1.Replay
+	1,  // 27: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 28: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	15, // 29: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	16, // 30: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	13, // 31: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
+	3,  // 32: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 33: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 34: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	17, // 35: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	17, // 36: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	29, // 37: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	30, // 38: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -2924,6 +3017,7 @@ func file_log_proto_init() {
 		(*Command_PutLocks)(nil),
 		(*Command_Fallocate)(nil),
 		(*Command_CopyRange)(nil),
+		(*Command_Replay)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -2932,7 +3026,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

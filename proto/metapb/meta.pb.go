@@ -1203,6 +1203,7 @@ func (x *HeartbeatReply) GetTime() *Time {
 type CloseSessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	Clean         bool                   `protobuf:"varint,2,opt,name=clean,proto3" json:"clean,omitempty"` // all that it has acknowledged is committed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1242,6 +1243,13 @@ func (x *CloseSessionRequest) GetSession() uint64 {
 		return x.Session
 	}
 	return 0
+}
+
+func (x *CloseSessionRequest) GetClean() bool {
+	if x != nil {
+		return x.Clean
+	}
+	return false
 }
 
 type CloseSessionReply struct {
@@ -2508,6 +2516,7 @@ type FileCommit struct {
 	Mtime         *Time                  `protobuf:"bytes,4,opt,name=mtime,proto3" json:"mtime,omitempty"`                     // of the last write; missing: it has been set since
 	KillSuid      bool                   `protobuf:"varint,5,opt,name=kill_suid,json=killSuid,proto3" json:"kill_suid,omitempty"`
 	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"` // when it was written, under a lease; else the leader says
+	Seq           uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`    // of the last piece: what follows it may be acknowledged before it is committed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2582,6 +2591,13 @@ func (x *FileCommit) GetCtime() *Time {
 		return x.Ctime
 	}
 	return nil
+}
+
+func (x *FileCommit) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
 }
 
 type ChunkCommit struct {
@@ -5790,9 +5806,10 @@ const file_meta_proto_rawDesc = "" +
 	"\vlease_nanos\x18\x05 \x01(\x03R\n" +
 	"leaseNanos\x12*\n" +
 	"\x06leases\x18\x06 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\x12%\n" +
-	"\x04time\x18\a \x01(\v2\x11.dfs.meta.v1.TimeR\x04time\"/\n" +
+	"\x04time\x18\a \x01(\v2\x11.dfs.meta.v1.TimeR\x04time\"E\n" +
 	"\x13CloseSessionRequest\x12\x18\n" +
-	"\asession\x18\x01 \x01(\x04R\asession\"\x13\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
+	"\x05clean\x18\x02 \x01(\bR\x05clean\"\x13\n" +
 	"\x11CloseSessionReply\"\x8c\x01\n" +
 	"\rMutateRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x14\n" +
@@ -5894,7 +5911,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"i\n" +
 	"\x06Commit\x12-\n" +
 	"\x05files\x18\x01 \x03(\v2\x17.dfs.meta.v1.FileCommitR\x05files\x120\n" +
-	"\x06chunks\x18\x02 \x03(\v2\x18.dfs.meta.v1.ChunkCommitR\x06chunks\"\xd7\x01\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x18.dfs.meta.v1.ChunkCommitR\x06chunks\"\xe9\x01\n" +
 	"\n" +
 	"FileCommit\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12-\n" +
@@ -5902,7 +5919,8 @@ const file_meta_proto_rawDesc = "" +
 	"\bsize_min\x18\x03 \x01(\x04R\asizeMin\x12'\n" +
 	"\x05mtime\x18\x04 \x01(\v2\x11.dfs.meta.v1.TimeR\x05mtime\x12\x1b\n" +
 	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\x12'\n" +
-	"\x05ctime\x18\x06 \x01(\v2\x11.dfs.meta.v1.TimeR\x05ctime\"s\n" +
+	"\x05ctime\x18\x06 \x01(\v2\x11.dfs.meta.v1.TimeR\x05ctime\x12\x10\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\"s\n" +
 	"\vChunkCommit\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +

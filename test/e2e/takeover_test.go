@@ -396,6 +396,41 @@ func TestLostBytesAreToldOnce(t *testing.T) {
 	must(t, os.Remove(path))
 }
 
+// TestWhatWasJustSyncedOutlivesTheMountsProcess: of a file that is synced again and again
+// the masters hear late what fsync has acknowledged.
+func TestWhatWasJustSyncedOutlivesTheMountsProcess(t *testing.T) {
+	c := shared.get(t)
+	m := c.mount(t)
+	other := c.mount(t)
+	path := filepath.Join(m.dir, "just synced")
+	f, err := os.Create(path)
+	must(t, err)
+	defer f.Close()
+	line := func(i int) string { return fmt.Sprintf("%09d\n", i) }
+	var want strings.Builder
+	for round := range 5 {
+		for i := range 20 {
+			want.WriteString(line(100*round + i))
+			_, err = f.WriteString(line(100*round + i))
+			must(t, err)
+			must(t, f.Sync())
+		}
+		must(t, unix.Kill(m.worker(), unix.SIGKILL))
+		seen, err := os.ReadFile(filepath.Join(other.dir, "just synced"))
+		if err != nil || string(seen) != want.String() {
+			t.Fatalf("round %d: another mount sees %d bytes, %v; want %d", round, len(seen), err, want.Len())
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatalf("round %d: fsync after nothing was lost: %v", round, err)
+		}
+		seen, err = os.ReadFile(path)
+		if err != nil || string(seen) != want.String() {
+			t.Fatalf("round %d: the mount sees %d bytes, %v; want %d", round, len(seen), err, want.Len())
+		}
+	}
+	must(t, os.Remove(path))
+}
+
 // TestMountLeavesNoProcess: whichever way a mount ends, both of its processes do.
 func TestMountLeavesNoProcess(t *testing.T) {
 	c := shared.get(t)
