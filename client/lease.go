@@ -73,6 +73,9 @@ type node struct {
 	opened    bool               // a file was opened under this lease
 	own       bool               // the file was made or emptied here under this lease, and no byte written since was lost
 	recalled  bool               // no more changes in memory
+	shown     dfs.Time           // the mtime that the kernel was told last
+	asks      uint64             // reads that have asked, since mtime is asksOf, whether their pages are right
+	asksOf    dfs.Time
 	unlocked  bool               // when the lease became exclusive no other client had locks, or wanted some
 	untold    bool               // the masters do not know all locks of it that are held here
 	place     *list.Element
@@ -1053,22 +1056,58 @@ func (fs *FS) CacheFor(ino dfs.Ino) time.Duration {
 	if n == nil || n.recalled {
 		return 0
 	}
+	return l.remaining()
+}
+
+// remaining is how long leases are good.
+func (l *leases) remaining() time.Duration {
 	return time.Duration(max(0, l.until.Load()-bootTime()))
+}
+
+// Tell is CacheFor for attributes that the kernel is about to be told, and notes the mtime.
+func (fs *FS) Tell(a *dfs.Attr) time.Duration {
+	l := fs.leases
+	if fs.invalidator.Load() == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[a.Ino]
+	if n == nil || n.recalled {
+		return 0
+	}
+	n.shown = a.Mtime
+	return l.remaining()
 }
 
 // OwnPages reports whether the size and the bytes that the kernel has cached of a file
 // are right even if the attributes that it has are old: they are while all that has
-// happened to the file went through this kernel.
-func (fs *FS) OwnPages(ino dfs.Ino) bool {
+// happened to the file went through this kernel. shown is the mtime that it was told last.
+//
+// As long as it has old ones it asks at each read. When it has asked so often, since the
+// file's last change, that it could as well have read the file again, it is not so any more.
+func (fs *FS) OwnPages(a *dfs.Attr, read bool) (shown dfs.Time, own bool) {
 	l := fs.leases
 	if fs.invalidator.Load() == nil || !l.good() {
-		return false
+		return dfs.Time{}, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.nodes[ino]
-	return n != nil && n.own && !n.recalled
+	n := l.nodes[a.Ino]
+	if n == nil || !n.own || n.recalled {
+		return dfs.Time{}, false
+	}
+	if n.asksOf != a.Mtime {
+		n.asks, n.asksOf = 0, a.Mtime
+	}
+	if read {
+		n.asks++
+	}
+	return n.shown, n.asks <= a.Size/askedBytes
 }
+
+// askedBytes is how many bytes the kernel can ask for, and copy, in the time of one question.
+const askedBytes = 128 << 10
 
 // setOwn notes that a file was made or emptied here, with these attributes as the
 // outcome: nothing else has happened to it if they are those of now.

@@ -21,6 +21,16 @@ func (fs *fileSystem) GetAttr(cancel <-chan struct{}, input *gofuse.GetAttrIn, o
 	if err != nil {
 		return r.status(err)
 	}
+	if input.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
+		// A read asks whether its pages are still right, stat(2) never does by a handle. They
+		// are when mtime is the one that the kernel has. It keeps it no longer than until
+		// somebody asks for it.
+		if shown, own := fs.ownPages(&attr, true); own {
+			attr.Mtime = shown
+			fillAttr(&out.Attr, &attr)
+			return gofuse.OK
+		}
+	}
 	fillAttr(&out.Attr, &attr)
 	out.SetTimeout(fs.keepFor(&attr))
 	return gofuse.OK

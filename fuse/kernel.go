@@ -79,24 +79,28 @@ const ownPagesMin = 256 << 10
 // drops a file's pages when it learns of another mtime, also of the one that its own
 // writes have made. For a file that this mount alone has written, it is made to discard
 // what it learns, by an invalidation that overtakes the answer: stat(2) tells it to
-// the program, but the pages stay.
+// the program, but the pages stay. A read that asks is answered in GetAttr.
 func (fs *fileSystem) keepFor(a *dfs.Attr) time.Duration {
-	if a.IsFile() && a.Size >= ownPagesMin && fs.client.OwnPages(a.Ino) {
+	if _, own := fs.ownPages(a, false); own {
 		fs.kernel.server.InodeNotify(fs.node(a.Ino), attributesOnly, 0)
 		return 0
 	}
-	return fs.cacheFor(a.Ino)
-}
-
-// cacheFor is how long the kernel may keep attributes, which the ledger has to know of.
-func (fs *fileSystem) cacheFor(ino dfs.Ino) time.Duration {
-	t := fs.client.CacheFor(ino)
+	t := fs.client.Tell(a)
 	if t > 0 && fs.ledger != nil {
-		if evicted := fs.ledger.known(fs.node(ino)); evicted != 0 {
+		if evicted := fs.ledger.known(fs.node(a.Ino)); evicted != 0 {
 			fs.kernel.server.InodeNotify(evicted, attributesOnly, 0)
 		}
 	}
 	return t
+}
+
+// ownPages reports whether the kernel shall keep the pages of a file that this mount alone
+// has written, and the mtime by which it does.
+func (fs *fileSystem) ownPages(a *dfs.Attr, read bool) (shown dfs.Time, own bool) {
+	if !a.IsFile() || a.Size < ownPagesMin {
+		return dfs.Time{}, false
+	}
+	return fs.client.OwnPages(a, read)
 }
 
 // attributesOnly as the offset of an invalidation leaves the pages.

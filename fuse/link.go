@@ -22,5 +22,6 @@ func (fs *fileSystem) Link(cancel <-chan struct{}, input *gofuse.LinkIn, name st
 		return r.status(err)
 	}
 	fs.fillEntry(out, fs.ino(input.NodeId), &attr)
+	out.SetAttrTimeout(0) // as in SetAttr
 	return gofuse.OK
 }

@@ -42,6 +42,9 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, nam
 		return r.status(err)
 	}
 	fs.fillEntry(&out.EntryOut, fs.ino(input.NodeId), &attr)
+	if attr.Btime != attr.Ctime { // it was there already
+		out.SetAttrTimeout(0) // as in SetAttr
+	}
 	fs.fillOpen(&out.OpenOut, f, input.Flags, &input.InHeader)
 	return gofuse.OK
 }

@@ -20,7 +20,10 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, input *gofuse.SetAttrIn, o
 		return r.status(err)
 	}
 	fillAttr(&out.Attr, &attr)
-	out.SetTimeout(fs.cacheFor(attr.Ino))
+	fs.client.Tell(&attr)
+	// The kernel takes this answer over even if an invalidation has overtaken it. So it must
+	// ask again before it tells anybody.
+	out.SetTimeout(0)
 	return gofuse.OK
 }
 

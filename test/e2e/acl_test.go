@@ -240,3 +240,50 @@ func TestTmpfileIsSeenOnceItHasAName(t *testing.T) {
 		return err
 	}))
 }
+
+// TestModeOfAnotherMountIsNotOverwritten: the kernel takes over what it is told after some
+// changes of its own although it was told something newer meanwhile.
+func TestModeOfAnotherMountIsNotOverwritten(t *testing.T) {
+	c := shared.get(t)
+	a, b := c.mount(t), c.mount(t)
+	for name, change := range map[string]func(path string, worker, i int) error{
+		"utimensat": func(path string, _, i int) error {
+			return os.Chtimes(path, time.Unix(int64(i), 0), time.Unix(int64(i), 0))
+		},
+		"link": func(path string, worker, _ int) error {
+			to := fmt.Sprint(path, " ", worker)
+			return errors.Join(os.Link(path, to), os.Remove(to))
+		},
+	} {
+		here, there := filepath.Join(a.dir, name), filepath.Join(b.dir, name)
+		must(t, os.WriteFile(here, []byte("x"), 0o600))
+		var stop atomic.Bool
+		var busy sync.WaitGroup
+		for worker := range 4 {
+			busy.Go(func() {
+				for i := 0; !stop.Load(); i++ {
+					if err := change(there, worker, i); err != nil {
+						t.Errorf("%s: %v", name, err)
+						return
+					}
+				}
+			})
+		}
+		rounds := 300
+		if *full {
+			rounds = 10000
+		}
+		for i := range rounds {
+			mode := os.FileMode(0o600 + i%64)
+			must(t, os.Chmod(here, mode))
+			info, err := os.Stat(there)
+			must(t, err)
+			if got := info.Mode(); got != mode {
+				t.Errorf("%s: round %d: mode %v on the mount that makes other changes, want %v", name, i, got, mode)
+				break
+			}
+		}
+		stop.Store(true)
+		busy.Wait()
+	}
+}
