@@ -135,10 +135,16 @@ func (fs *FS) fetchPart(ctx context.Context, pt part) error {
 		if to-from < smallestRead && !fs.direct.some.Load() { // up to the end of the record, not more
 			to = min(from+smallestRead, int(e.RecordLen))
 		}
-		flight, mine := fs.cache.Begin(keyOf(e), from, to)
+		lo, hi := from, to
+		if pt.packed {
+			lo, hi = fs.packedWindow(e, to)
+			pt.packed = false // once
+		}
+		flight, mine := fs.cache.BeginAround(keyOf(e), from, to, lo, hi)
 		switch {
 		case mine:
-			off, data, err := fs.fetchRecord(ctx, e, from, to)
+			lo, hi = flight.Range()
+			off, data, err := fs.fetchRecord(ctx, e, lo, hi)
 			if err != nil {
 				fs.cache.End(flight, 0, nil)
 				return err
@@ -269,6 +275,7 @@ func (r *race) run(ctx context.Context) {
 // whole pages, and verifies it. A verdict says that the server has not got it, or not
 // whole.
 func (fs *FS) readFragment(ctx context.Context, src source, e dfs.Extent, from, to int) (int, []byte, error) {
+	fs.fetched.Add(1)
 	if off, data, ok := fs.direct.read(ctx, src, e, from, to); ok {
 		return off, data, nil
 	}

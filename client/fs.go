@@ -27,6 +27,8 @@ type FS struct {
 	direct  *direct
 	health  *health // of chunk servers, for reading
 	ahead   chan struct{}
+	near    near
+	packed  streams[dfs.ChunkID]
 	ctx     context.Context // ends at Close
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -38,6 +40,8 @@ type FS struct {
 	skew        atomic.Int64  // nanoseconds by which the leader's clock is ahead of ours
 	beatAt      atomic.Int64  // boot time before the last heartbeat that was answered
 	lockIDs     atomic.Uint64 // of open files and of who locks names
+	asked       atomic.Uint64 // requests to the masters that change nothing
+	fetched     atomic.Uint64 // requests to chunk servers for bytes, and reads of their files
 	surprises   atomic.Uint64 // changes that the masters did not agree with
 	invalidator atomic.Pointer[Invalidator]
 	flushing    chan struct{} // wakes flushLoop
@@ -136,6 +140,7 @@ func (fs *FS) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 func (fs *FS) ask(ctx context.Context, fn func(ctx context.Context, m metapb.MetaClient) error) error {
 	ctx, cancel := fs.bound(ctx)
 	defer cancel()
+	fs.asked.Add(1)
 	return fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		return fn(ctx, metapb.NewMetaClient(conn))
 	})
@@ -193,7 +198,9 @@ type Stats struct {
 	Append     appender.Stats
 	Cache      cache.Stats
 	DirtyBytes int64
-	Direct     uint64 // reads of files of chunk servers on this machine
+	Asked      uint64 // requests to the masters that change nothing
+	Fetched    uint64 // reads of bytes, from chunk servers or their files
+	Direct     uint64 // of these: reads of files of chunk servers on this machine
 	Inodes     int    // open, or with bytes not committed
 	Session    dfs.SessionID
 	Leases     int    // on inodes
@@ -215,6 +222,7 @@ func (fs *FS) Stats() Stats {
 	fs.direct.mu.Lock()
 	st.Direct = fs.direct.reads
 	fs.direct.mu.Unlock()
+	st.Asked, st.Fetched = fs.asked.Load(), fs.fetched.Load()
 	st.Surprises = fs.surprises.Load()
 	return st
 }

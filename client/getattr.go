@@ -14,10 +14,10 @@ func (fs *FS) GetAttr(ctx context.Context, ino dfs.Ino) (dfs.Attr, error) {
 	if attr, ok := fs.leases.attr(ino); ok {
 		return fs.ours(attr), nil
 	}
+	at := fs.leases.now() // first: what is changed from here on is not settled
 	if err := fs.settleFor(ctx, ino); err != nil {
 		return dfs.Attr{}, err
 	}
-	at := fs.leases.now()
 	var reply *metapb.GetAttrReply
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
 		reply, err = m.GetAttr(ctx, &metapb.GetAttrRequest{Ino: uint64(ino), Session: fs.leases.session()})

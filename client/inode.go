@@ -160,6 +160,13 @@ func (in *inode) validate(attr *dfs.Attr) {
 	in.attr, in.known = *attr, true
 }
 
+// small reports whether it is worth to ask for its extents with those of its neighbours.
+func (in *inode) small() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.known && in.attr.Size <= nearBytes
+}
+
 // size is the file's size as this client sees it.
 //
 // +checklocks:in.mu

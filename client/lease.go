@@ -76,8 +76,11 @@ type node struct {
 	shown     dfs.Time           // the mtime that the kernel was told last
 	asks      uint64             // reads that have asked, since mtime is asksOf, whether their pages are right
 	asksOf    dfs.Time
-	unlocked  bool               // when the lease became exclusive no other client had locks, or wanted some
-	untold    bool               // the masters do not know all locks of it that are held here
+	listing   listing      // of a folder
+	extents   []dfs.Extent // of a small file, all of them
+	extentsOf uint64       // the attr.Change that they are of; 0: they are not known
+	unlocked  bool         // when the lease became exclusive no other client had locks, or wanted some
+	untold    bool         // the masters do not know all locks of it that are held here
 	place     *list.Element
 }
 

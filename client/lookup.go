@@ -12,7 +12,11 @@ import (
 // Lookup finds a name in a folder.
 func (fs *FS) Lookup(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name string) (dfs.Attr, error) {
 	if cred.Checked {
-		if attr, err, known := fs.leases.lookup(parent, name); known {
+		attr, err, known := fs.leases.lookup(parent, name)
+		if !known && fs.listAhead(ctx, cred, parent) {
+			attr, err, known = fs.leases.lookup(parent, name)
+		}
+		if known {
 			if err != nil {
 				return dfs.Attr{}, err
 			}
@@ -53,6 +57,7 @@ func (fs *FS) askLookup(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name
 // lookedUp takes over what the masters have answered.
 func (fs *FS) lookedUp(at uint64, parent dfs.Ino, name string, reply *metapb.LookupReply) (dfs.Attr, error) {
 	fs.leases.take(at, reply.Leases)
+	fs.leases.asked(parent)
 	if err := rpc.Errno(reply.Errno); err != nil {
 		if errors.Is(err, dfs.ENOENT) && nameable(name) {
 			fs.leases.absent(at, parent, name)

@@ -55,6 +55,7 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 		if try >= staleTries {
 			return 0, fmt.Errorf("inode %d at %d: %w: %w", in.ino, off, err, dfs.EIO)
 		}
+		in.fs.leases.dropExtents(in.ino)
 		in.mu.Lock()
 		in.extents.reset()
 		in.mu.Unlock()
@@ -68,6 +69,7 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 type part struct {
 	extent dfs.Extent
 	dst    []byte
+	packed bool // of a small file
 }
 
 // read fills p: unsubmitted bytes over submitted ones over extents over zeros.
@@ -120,7 +122,7 @@ func (in *inode) planLocked(p []byte, off int64) (n int, parts []part, missing s
 				lo := int(int64(e.Off) - off)
 				clear(p[at:lo])
 				at = lo + int(e.Len)
-				parts = append(parts, part{e, p[lo:at]})
+				parts = append(parts, part{e, p[lo:at], in.attr.Size <= packedBytes})
 			}
 		}
 		clear(p[at:g.to])
@@ -130,10 +132,13 @@ func (in *inode) planLocked(p []byte, off int64) (n int, parts []part, missing s
 
 // load fetches extents from off on.
 func (in *inode) load(ctx context.Context, off int64) error {
+	if in.recallExtents() || in.small() && in.fs.nearTo(ctx, in.ino) && in.recallExtents() {
+		return nil
+	}
+	at := in.fs.leases.now() // first: what is changed from here on is not settled
 	if err := in.fs.settleFor(ctx, in.ino); err != nil {
 		return err
 	}
-	at := in.fs.leases.now()
 	var reply *metapb.ExtentsReply
 	err := in.fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
 		reply, err = m.Extents(ctx, &metapb.ExtentsRequest{Ino: uint64(in.ino), Off: uint64(off), Limit: extentsPage, Session: in.fs.leases.session()})
@@ -148,6 +153,9 @@ func (in *inode) load(ctx context.Context, off int64) error {
 	attr := rpc.AttrFromProto(reply.Attr)
 	in.fs.leases.take(at, reply.Leases)
 	in.fs.leases.attrs(at, &attr)
+	if off == 0 && !reply.More {
+		in.fs.leases.setExtents(at, &attr, reply.Extents)
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.loadLocked(attr, off, reply.Extents, reply.More)

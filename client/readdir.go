@@ -25,10 +25,10 @@ func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie ui
 		Ino: uint64(ino), Cookie: cookie, Limit: uint32(max(1, min(limit, listMax))), Plus: plus, Cred: rpc.CredToProto(cred),
 		Session: fs.leases.session(),
 	}
+	at := fs.leases.now() // first: what is changed from here on is not settled
 	if err := fs.lane.settle(ctx); err != nil {
 		return Listing{}, err
 	}
-	at := fs.leases.now()
 	var reply *metapb.ReadDirReply
 	err := fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
 		reply, err = m.ReadDir(ctx, req)

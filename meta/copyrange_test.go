@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -118,6 +119,16 @@ func TestExtentsAreThoseOfEachByte(t *testing.T) {
 						t.Fatalf("byte %d of file %d is at %+v, want %+v", at, i, got[at], model[i][at])
 					}
 				}
+			}
+			small, err := b.view().SmallFiles(inos[0], inos[0]+files, true)
+			for _, f := range small {
+				list, more, lerr := b.view().Extents(f.Attr.Ino, 0, smallExtents+1)
+				if attr, aerr := b.view().GetAttr(f.Attr.Ino); more || lerr != nil || aerr != nil || attr != f.Attr || !slices.Equal(list, f.Extents) {
+					t.Fatalf("together with others file %d has %+v and %v, else %+v and %v", f.Attr.Ino, f.Attr, f.Extents, attr, list)
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
 			}
 			b.check() // live bytes of chunks, too
 		}

@@ -89,15 +89,19 @@ func (v View) Extents(ino dfs.Ino, off uint64, limit int) (list []dfs.Extent, mo
 	}
 	body := in.bodyOf()
 	lo := key2(kindExtent, body, off)
-	if k, b, err := v.r.Last(key1(kindExtent, body), lo); err != nil {
-		return nil, false, err
-	} else if k != nil {
-		e, err := decodeExtent(number(k, 1), b)
+	if off > 0 { // the one before may reach beyond it
+		k, b, err := v.r.Last(key1(kindExtent, body), lo)
 		if err != nil {
 			return nil, false, err
 		}
-		if e.End() > off {
-			lo = key2(kindExtent, body, e.Off)
+		if k != nil {
+			e, err := decodeExtent(number(k, 1), b)
+			if err != nil {
+				return nil, false, err
+			}
+			if e.End() > off {
+				lo = key2(kindExtent, body, e.Off)
+			}
 		}
 	}
 	err = v.r.Scan(lo, after(kindExtent, body), func(k, b []byte) (bool, error) {
@@ -110,6 +114,56 @@ func (v View) Extents(ino dfs.Ino, off uint64, limit int) (list []dfs.Extent, mo
 		return true, err
 	})
 	return list, more, err
+}
+
+// SmallFile is a file and all its extents.
+type SmallFile struct {
+	Attr    dfs.Attr
+	Extents []dfs.Extent
+}
+
+// Bounds of SmallFiles.
+const (
+	smallBytes   = 1 << 20 // more is no small file
+	smallExtents = 64      // of one
+	smallRows    = 4096    // of extents looked at: what comes after them is left out
+)
+
+// SmallFiles lists small regular files with numbers in [from, to), in order; without
+// extents it is quicker. Copies that still share the bytes of others are left out.
+func (v View) SmallFiles(from, to dfs.Ino, extents bool) ([]SmallFile, error) {
+	var list []SmallFile
+	err := v.r.Scan(key1(kindInode, uint64(from)), key1(kindInode, uint64(to)), func(k, b []byte) (bool, error) {
+		in, err := decodeInode(dfs.Ino(number(k, 0)), b)
+		if err == nil && in.IsFile() && in.Size <= smallBytes && in.body == 0 {
+			list = append(list, SmallFile{Attr: in.Attr})
+		}
+		return true, err
+	})
+	if err != nil || !extents || len(list) == 0 {
+		return list, err
+	}
+	at, rows := 0, 0
+	err = v.r.Scan(key1(kindExtent, uint64(list[0].Attr.Ino)), key1(kindExtent, uint64(to)), func(k, b []byte) (bool, error) {
+		body := dfs.Ino(number(k, 0))
+		for at < len(list) && list[at].Attr.Ino < body {
+			at++
+		}
+		if rows++; at == len(list) || rows > smallRows {
+			return false, nil
+		}
+		if list[at].Attr.Ino != body {
+			return true, nil
+		}
+		e, err := decodeExtent(number(k, 1), b)
+		list[at].Extents = append(list[at].Extents, e)
+		return true, err
+	})
+	if rows > smallRows {
+		list = list[:at]
+	}
+	list = slices.DeleteFunc(list, func(f SmallFile) bool { return len(f.Extents) > smallExtents })
+	return list, err
 }
 
 // Readlink answers the target of a symlink; EINVAL of anything else.

@@ -63,6 +63,9 @@ type Flight struct {
 // Done is closed when the fetch has ended, well or not.
 func (f *Flight) Done() <-chan struct{} { return f.done }
 
+// Range is the bytes [off, end) of the record's payload that are fetched.
+func (f *Flight) Range() (off, end int) { return f.off, f.end }
+
 // New makes a cache of at most max bytes. free is given each buffer that falls out,
 // when nobody reads it any more; it may be nil.
 func New(max int64, free func([]byte)) *Cache {
@@ -140,6 +143,12 @@ func (c *Cache) drop(s *span) {
 // the flight's Done, and look again. flight is nil, and fetch false, when the byte at
 // off is here.
 func (c *Cache) Begin(k Key, off, end int) (flight *Flight, fetch bool) {
+	return c.BeginAround(k, off, end, off, end)
+}
+
+// BeginAround is Begin where the caller would fetch [lo, hi) as well, around [off, end):
+// as much of it as is neither here nor being fetched. The flight's Range tells how much.
+func (c *Cache) BeginAround(k Key, off, end, lo, hi int) (flight *Flight, fetch bool) {
 	sh := c.shard(k)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -156,7 +165,20 @@ func (c *Cache) Begin(k Key, off, end int) (flight *Flight, fetch bool) {
 			return f, false
 		}
 	}
-	f := &Flight{key: k, off: off, end: end, done: make(chan struct{})}
+	room := func(from, to int) { // is not available
+		if to <= off {
+			lo = max(lo, to)
+		} else {
+			hi = min(hi, from)
+		}
+	}
+	for _, s := range r.spans {
+		room(s.off, s.off+len(s.data))
+	}
+	for _, f := range r.flights {
+		room(f.off, f.end)
+	}
+	f := &Flight{key: k, off: min(lo, off), end: max(hi, end), done: make(chan struct{})}
 	r.flights = append(r.flights, f)
 	return f, true
 }

@@ -107,3 +107,32 @@ func TestFailedFetchLetsTheNextTry(t *testing.T) {
 		t.Error("records are left")
 	}
 }
+
+func TestFetchAroundLeavesOutWhatIsThere(t *testing.T) {
+	c := New(1<<20, nil)
+	k := Key{Chunk: 1}
+	put := func(off, end int) {
+		f, _ := c.Begin(k, off, end)
+		c.End(f, off, content(k, off, end-off))
+	}
+	put(0, 4096)
+	put(40960, 45056)
+	other, _ := c.Begin(k, 20480, 24576) // under way
+	f, mine := c.BeginAround(k, 8192, 12288, 0, 100000)
+	if off, end := f.Range(); !mine || off != 4096 || end != 20480 {
+		t.Errorf("mine %v, from %d to %d; want all between what is there and what is under way", mine, off, end)
+	}
+	g, mine := c.BeginAround(k, 24576, 28672, 0, 100000)
+	if off, end := g.Range(); !mine || off != 24576 || end != 40960 {
+		t.Errorf("mine %v, from %d to %d", mine, off, end)
+	}
+	if h, mine := c.BeginAround(k, 9000, 10000, 0, 100000); mine || h != f {
+		t.Error("what is under way is fetched again")
+	}
+	if h, mine := c.BeginAround(k, 100, 200, 0, 100000); mine || h != nil {
+		t.Error("what is there is fetched again")
+	}
+	for _, f := range []*Flight{other, f, g} {
+		c.End(f, 0, nil)
+	}
+}

@@ -23,6 +23,7 @@ const (
 	recallMax     = 30 * time.Second       // a session that does not give back for longer is not renewed any more
 	contendedIn   = 300 * time.Millisecond // after a recall nobody gets an exclusive lease, but who asks for just that
 	leasesMax     = 128 << 10              // of one session
+	hintsMax      = leasesMax / 2          // with more a session gets none that it has not asked for
 	nameStripes   = 1024
 	guardMax      = time.Second // a read waits so long for a change of who may do what
 )
@@ -391,6 +392,41 @@ func (t *leaseTable) read(ctx context.Context, session dfs.SessionID, inos ...df
 		t.tidyLocked(ino, le)
 	}
 	return out, nil
+}
+
+// hint grants a session leases on inodes that it is going to be told of without having
+// asked: on those only that nobody else may be changing, so that nobody is waited for or
+// has to give anything up. With share it gets no exclusive one that it has not got.
+func (t *leaseTable) hint(session dfs.SessionID, share bool, inos ...dfs.Ino) []*metapb.Lease {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[session]
+	if s == nil || len(s.held) > hintsMax {
+		return nil
+	}
+	out := make([]*metapb.Lease, 0, len(inos))
+	for _, ino := range inos {
+		le := t.at(ino)
+		if le.changing == 0 && le.exclusive(session) == nil {
+			was := s.held[ino] != nil && s.held[ino].exclusive
+			if h := t.grantLocked(s, ino, le, false); h != nil {
+				h.exclusive = h.exclusive && (was || !share)
+				out = append(out, t.leaseLocked(ino, h))
+			}
+		}
+		t.tidyLocked(ino, le)
+	}
+	return out
+}
+
+// shared reports whether another session has a lease on one of the inodes.
+func (t *leaseTable) shared(session dfs.SessionID, inos []dfs.Ino) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(inos, func(ino dfs.Ino) bool {
+		le := t.inodes[ino]
+		return le != nil && slices.ContainsFunc(le.holders, func(h *holder) bool { return h.by.id != session })
+	})
 }
 
 // settle waits until no other session has an exclusive lease on an inode.

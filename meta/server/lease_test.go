@@ -223,3 +223,34 @@ func TestSessionThatGivesNothingBackIsNotRenewed(t *testing.T) {
 		}
 	})
 }
+
+// What nobody asked for is not worth to disturb anybody.
+func TestHintsDisturbNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1, 2)
+		read(t, lt, 1) // exclusive
+		if got := lt.hint(2, false, 7); len(got) != 0 || len(lt.pending(lt.lessee(1))) != 0 {
+			t.Errorf("while another session may be changing it: granted %v, recalled %v", got, lt.pending(lt.lessee(1)))
+		}
+		lt.give(1, []*metapb.Returned{{Ino: 7, Serial: lt.lessee(1).held[7].serial}})
+		inos := []dfs.Ino{7}
+		_ = lt.change(t.Context(), 1, inos, false)
+		if got := lt.hint(2, false, 7); len(got) != 0 {
+			t.Errorf("while it is being changed: granted %v", got)
+		}
+		lt.done(inos, false)
+		time.Sleep(2 * contendedIn)
+		if got := lt.hint(2, true, 7); len(got) != 1 || mode(lt, 2) != "shared" {
+			t.Errorf("granted %v, which is %q, want shared", got, mode(lt, 2))
+		}
+		if got := lt.hint(2, false, 7); len(got) != 1 || mode(lt, 2) != "exclusive" {
+			t.Errorf("granted %v, which is %q, want exclusive", got, mode(lt, 2))
+		}
+		if got := lt.hint(1, false, 7); len(got) != 0 {
+			t.Errorf("to another session: %v", got)
+		}
+		if got := lt.hint(3, false, 7); len(got) != 0 {
+			t.Errorf("to a session that has not come: %v", got)
+		}
+	})
+}

@@ -15,6 +15,7 @@ const (
 	entriesMax    = 1024
 	entriesFirst  = 256 // of a listing with attributes: they are larger
 	openExtentMax = 1024
+	nearMax       = 512 // inode numbers looked at
 )
 
 // serving is the leadership under which a client's read is answered: leases of the term
@@ -196,11 +197,65 @@ func (s *Server) Extents(ctx context.Context, req *metapb.ExtentsRequest) (*meta
 	return &metapb.ExtentsReply{Errno: errno}, err
 }
 
+// Near tells small files with numbers near each other: those that were made one after the
+// other are often read one after the other.
+func (s *Server) Near(ctx context.Context, req *metapb.NearRequest) (*metapb.NearReply, error) {
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	session, from := dfs.SessionID(req.Session), dfs.Ino(req.From)
+	to := dfs.Ino(min(req.To, req.From+nearMax))
+	out := &metapb.NearReply{}
+	if from >= to {
+		return out, nil
+	}
+	// Leases come before what is told under them.
+	list, err := s.smallFiles(ctx, from, to, false)
+	if err != nil {
+		return nil, err
+	}
+	inos := make([]dfs.Ino, len(list))
+	for i := range list {
+		inos[i] = list[i].Attr.Ino
+	}
+	out.Leases = l.leases.hint(session, l.leases.shared(session, inos), inos...)
+	if len(out.Leases) == 0 {
+		return out, nil
+	}
+	if list, err = s.smallFiles(ctx, from, to, true); err != nil {
+		return nil, err
+	}
+	under := leasedInodes(out.Leases)
+	for i := range list {
+		if f := &list[i]; under[f.Attr.Ino] {
+			out.Files = append(out.Files, &metapb.NearFile{Attr: rpc.AttrToProto(&f.Attr), Extents: rpc.ExtentsToProto(f.Extents)})
+		}
+	}
+	return out, nil
+}
+
+func (s *Server) smallFiles(ctx context.Context, from, to dfs.Ino, extents bool) (list []meta.SmallFile, err error) {
+	err = s.read(ctx, func(v meta.View) (err error) {
+		list, err = v.SmallFiles(from, to, extents)
+		return err
+	})
+	return list, err
+}
+
+// leasedInodes is what leases are on.
+func leasedInodes(leases []*metapb.Lease) map[dfs.Ino]bool {
+	under := make(map[dfs.Ino]bool, len(leases))
+	for _, l := range leases {
+		under[dfs.Ino(l.Ino)] = true
+	}
+	return under
+}
+
 // ReadDir lists a part of a folder.
 func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*metapb.ReadDirReply, error) {
-	limit := int(min(req.Limit, entriesMax))
-	if req.Plus {
-		limit = min(limit, entriesFirst)
+	if req.Hint {
+		return s.readDirHint(ctx, req)
 	}
 	l, leases, err := s.leaseToRead(ctx, req.Session, dfs.Ino(req.Ino))
 	if err != nil {
@@ -208,20 +263,73 @@ func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*meta
 	}
 	var list meta.Listing
 	err = s.read(ctx, func(v meta.View) (err error) {
-		list, err = v.ReadDir(s.credOf(req.Session, req.Cred), dfs.Ino(req.Ino), req.Cookie, max(limit, 1), false)
+		list, err = s.list(v, req)
 		return err
 	})
 	if err == nil && req.Plus {
-		more, err := l.attributes(ctx, dfs.SessionID(req.Session), &list)
+		more, err := l.leases.read(ctx, dfs.SessionID(req.Session), inodes(&list)...)
 		if err != nil {
 			return nil, err
 		}
 		leases = append(leases, more...)
+		if err := s.attributes(ctx, &list, nil); err != nil {
+			return nil, err
+		}
 	}
 	if err != nil {
 		errno, err := verdict(err)
 		return &metapb.ReadDirReply{Errno: errno}, err
 	}
+	return listing(&list, leases), nil
+}
+
+// readDirHint is ReadDir for a client that expects that its programs will ask for the
+// entries.
+func (s *Server) readDirHint(ctx context.Context, req *metapb.ReadDirRequest) (*metapb.ReadDirReply, error) {
+	session, ino := dfs.SessionID(req.Session), dfs.Ino(req.Ino)
+	l, err := s.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	leases := l.leases.hint(session, true, ino)
+	if len(leases) == 0 {
+		return &metapb.ReadDirReply{End: true}, nil
+	}
+	var list meta.Listing
+	var dir dfs.Attr
+	err = s.read(ctx, func(v meta.View) (err error) {
+		if dir, err = v.GetAttr(ino); err == nil {
+			list, err = s.list(v, req)
+		}
+		return err
+	})
+	if err == nil {
+		// Who shares the folder with others is likely to share the files.
+		more := l.leases.hint(session, !leases[0].Exclusive, inodes(&list)...)
+		under := leasedInodes(more)
+		leases = append(leases, more...)
+		err = s.attributes(ctx, &list, func(ino dfs.Ino) bool { return under[ino] })
+	}
+	if err != nil {
+		errno, err := verdict(err)
+		return &metapb.ReadDirReply{Errno: errno, End: true}, err
+	}
+	out := listing(&list, leases)
+	out.Attr = rpc.AttrToProto(&dir)
+	return out, nil
+}
+
+// list reads what a request asks for, without attributes.
+func (s *Server) list(v meta.View, req *metapb.ReadDirRequest) (meta.Listing, error) {
+	limit := int(min(req.Limit, entriesMax))
+	if req.Plus {
+		limit = min(limit, entriesFirst)
+	}
+	return v.ReadDir(s.credOf(req.Session, req.Cred), dfs.Ino(req.Ino), req.Cookie, max(limit, 1), false)
+}
+
+// listing is the answer.
+func listing(list *meta.Listing, leases []*metapb.Lease) *metapb.ReadDirReply {
 	out := &metapb.ReadDirReply{Entries: make([]*metapb.DirEntry, 0, len(list.Entries)), End: list.End, Parent: uint64(list.Parent), Leases: leases}
 	for i := range list.Entries {
 		e := &list.Entries[i]
@@ -231,27 +339,32 @@ func (s *Server) ReadDir(ctx context.Context, req *metapb.ReadDirRequest) (*meta
 		}
 		out.Entries = append(out.Entries, p)
 	}
-	return out, nil
+	return out
 }
 
-// attributes adds attributes to a listing, under leases where the session gets them.
-// What was removed since it was listed has none.
-func (l *leadership) attributes(ctx context.Context, session dfs.SessionID, list *meta.Listing) ([]*metapb.Lease, error) {
+// inodes is what the entries of a listing lead to.
+func inodes(list *meta.Listing) []dfs.Ino {
 	inos := make([]dfs.Ino, len(list.Entries))
 	for i := range list.Entries {
 		inos[i] = list.Entries[i].Ino
 	}
-	leases, err := l.leases.read(ctx, session, inos...)
-	if err != nil {
-		return nil, err
-	}
-	return leases, l.s.read(ctx, func(v meta.View) error {
+	return inos
+}
+
+// attributes adds attributes to a listing: of all entries, or of those that which picks.
+// What was removed since it was listed has none.
+func (s *Server) attributes(ctx context.Context, list *meta.Listing, which func(dfs.Ino) bool) error {
+	return s.read(ctx, func(v meta.View) error {
 		for i := range list.Entries {
-			attr, err := v.GetAttr(inos[i])
+			e := &list.Entries[i]
+			if which != nil && !which(e.Ino) {
+				continue
+			}
+			attr, err := v.GetAttr(e.Ino)
 			if _, failure := verdict(err); failure != nil {
 				return failure
 			}
-			list.Entries[i].Attr = attr
+			e.Attr = attr
 		}
 		return nil
 	})

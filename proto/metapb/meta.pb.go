@@ -3681,21 +3681,188 @@ func (x *ExtentsReply) GetLeases() []*Lease {
 	return nil
 }
 
-type ReadDirRequest struct {
+type NearRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
-	Cookie        uint64                 `protobuf:"varint,2,opt,name=cookie,proto3" json:"cookie,omitempty"` // 0: from the beginning; else after the entry with that cookie
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`   // entries
-	Plus          bool                   `protobuf:"varint,4,opt,name=plus,proto3" json:"plus,omitempty"`     // with attributes
-	Cred          *Cred                  `protobuf:"bytes,5,opt,name=cred,proto3" json:"cred,omitempty"`
-	Session       uint64                 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
+	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"` // that gets leases
+	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`       // inode numbers
+	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`           // behind the last one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearRequest) Reset() {
+	*x = NearRequest{}
+	mi := &file_meta_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearRequest) ProtoMessage() {}
+
+func (x *NearRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearRequest.ProtoReflect.Descriptor instead.
+func (*NearRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *NearRequest) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *NearRequest) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *NearRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type NearReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*NearFile            `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"` // what nobody else may be changing
+	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearReply) Reset() {
+	*x = NearReply{}
+	mi := &file_meta_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearReply) ProtoMessage() {}
+
+func (x *NearReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearReply.ProtoReflect.Descriptor instead.
+func (*NearReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *NearReply) GetFiles() []*NearFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *NearReply) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+type NearFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attr          *Attr                  `protobuf:"bytes,1,opt,name=attr,proto3" json:"attr,omitempty"`
+	Extents       []*Extent              `protobuf:"bytes,2,rep,name=extents,proto3" json:"extents,omitempty"` // all of them, the same state as attr
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearFile) Reset() {
+	*x = NearFile{}
+	mi := &file_meta_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearFile) ProtoMessage() {}
+
+func (x *NearFile) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearFile.ProtoReflect.Descriptor instead.
+func (*NearFile) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *NearFile) GetAttr() *Attr {
+	if x != nil {
+		return x.Attr
+	}
+	return nil
+}
+
+func (x *NearFile) GetExtents() []*Extent {
+	if x != nil {
+		return x.Extents
+	}
+	return nil
+}
+
+type ReadDirRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Ino    uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Cookie uint64                 `protobuf:"varint,2,opt,name=cookie,proto3" json:"cookie,omitempty"` // 0: from the beginning; else after the entry with that cookie
+	Limit  uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`   // entries
+	Plus   bool                   `protobuf:"varint,4,opt,name=plus,proto3" json:"plus,omitempty"`     // with attributes
+	Cred   *Cred                  `protobuf:"bytes,5,opt,name=cred,proto3" json:"cred,omitempty"`
+	// Nobody asked for it yet: other sessions are not disturbed. What they may be changing
+	// comes without attributes, and of a folder that they may be changing nothing comes.
+	Hint          bool   `protobuf:"varint,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	Session       uint64 `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"` // that gets leases; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3707,7 +3874,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +3887,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReadDirRequest) GetIno() uint64 {
@@ -3758,6 +3925,13 @@ func (x *ReadDirRequest) GetCred() *Cred {
 	return nil
 }
 
+func (x *ReadDirRequest) GetHint() bool {
+	if x != nil {
+		return x.Hint
+	}
+	return false
+}
+
 func (x *ReadDirRequest) GetSession() uint64 {
 	if x != nil {
 		return x.Session
@@ -3771,6 +3945,7 @@ type ReadDirReply struct {
 	Entries       []*DirEntry            `protobuf:"bytes,2,rep,name=entries,proto3" json:"entries,omitempty"`
 	End           bool                   `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
 	Parent        uint64                 `protobuf:"varint,4,opt,name=parent,proto3" json:"parent,omitempty"` // for ".."
+	Attr          *Attr                  `protobuf:"bytes,5,opt,name=attr,proto3" json:"attr,omitempty"`      // of the folder; of a hint only
 	Leases        []*Lease               `protobuf:"bytes,15,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3778,7 +3953,7 @@ type ReadDirReply struct {
 
 func (x *ReadDirReply) Reset() {
 	*x = ReadDirReply{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +3965,7 @@ func (x *ReadDirReply) String() string {
 func (*ReadDirReply) ProtoMessage() {}
 
 func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +3978,7 @@ func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirReply.ProtoReflect.Descriptor instead.
 func (*ReadDirReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReadDirReply) GetErrno() uint32 {
@@ -3834,6 +4009,13 @@ func (x *ReadDirReply) GetParent() uint64 {
 	return 0
 }
 
+func (x *ReadDirReply) GetAttr() *Attr {
+	if x != nil {
+		return x.Attr
+	}
+	return nil
+}
+
 func (x *ReadDirReply) GetLeases() []*Lease {
 	if x != nil {
 		return x.Leases
@@ -3854,7 +4036,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3866,7 +4048,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3879,7 +4061,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -3927,7 +4109,7 @@ type ReadlinkRequest struct {
 
 func (x *ReadlinkRequest) Reset() {
 	*x = ReadlinkRequest{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4121,7 @@ func (x *ReadlinkRequest) String() string {
 func (*ReadlinkRequest) ProtoMessage() {}
 
 func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +4134,7 @@ func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkRequest.ProtoReflect.Descriptor instead.
 func (*ReadlinkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReadlinkRequest) GetIno() uint64 {
@@ -3979,7 +4161,7 @@ type ReadlinkReply struct {
 
 func (x *ReadlinkReply) Reset() {
 	*x = ReadlinkReply{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3991,7 +4173,7 @@ func (x *ReadlinkReply) String() string {
 func (*ReadlinkReply) ProtoMessage() {}
 
 func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4004,7 +4186,7 @@ func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkReply.ProtoReflect.Descriptor instead.
 func (*ReadlinkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReadlinkReply) GetErrno() uint32 {
@@ -4033,7 +4215,7 @@ type GetXattrRequest struct {
 
 func (x *GetXattrRequest) Reset() {
 	*x = GetXattrRequest{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4227,7 @@ func (x *GetXattrRequest) String() string {
 func (*GetXattrRequest) ProtoMessage() {}
 
 func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4240,7 @@ func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrRequest.ProtoReflect.Descriptor instead.
 func (*GetXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetXattrRequest) GetIno() uint64 {
@@ -4099,7 +4281,7 @@ type GetXattrReply struct {
 
 func (x *GetXattrReply) Reset() {
 	*x = GetXattrReply{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4111,7 +4293,7 @@ func (x *GetXattrReply) String() string {
 func (*GetXattrReply) ProtoMessage() {}
 
 func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4124,7 +4306,7 @@ func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrReply.ProtoReflect.Descriptor instead.
 func (*GetXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetXattrReply) GetErrno() uint32 {
@@ -4152,7 +4334,7 @@ type ListXattrRequest struct {
 
 func (x *ListXattrRequest) Reset() {
 	*x = ListXattrRequest{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4346,7 @@ func (x *ListXattrRequest) String() string {
 func (*ListXattrRequest) ProtoMessage() {}
 
 func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4359,7 @@ func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrRequest.ProtoReflect.Descriptor instead.
 func (*ListXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListXattrRequest) GetIno() uint64 {
@@ -4211,7 +4393,7 @@ type ListXattrReply struct {
 
 func (x *ListXattrReply) Reset() {
 	*x = ListXattrReply{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4223,7 +4405,7 @@ func (x *ListXattrReply) String() string {
 func (*ListXattrReply) ProtoMessage() {}
 
 func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4236,7 +4418,7 @@ func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrReply.ProtoReflect.Descriptor instead.
 func (*ListXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListXattrReply) GetErrno() uint32 {
@@ -4264,7 +4446,7 @@ type WaitLockRequest struct {
 
 func (x *WaitLockRequest) Reset() {
 	*x = WaitLockRequest{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4276,7 +4458,7 @@ func (x *WaitLockRequest) String() string {
 func (*WaitLockRequest) ProtoMessage() {}
 
 func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4289,7 +4471,7 @@ func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitLockRequest.ProtoReflect.Descriptor instead.
 func (*WaitLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WaitLockRequest) GetSession() uint64 {
@@ -4322,7 +4504,7 @@ type WaitLockReply struct {
 
 func (x *WaitLockReply) Reset() {
 	*x = WaitLockReply{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +4516,7 @@ func (x *WaitLockReply) String() string {
 func (*WaitLockReply) ProtoMessage() {}
 
 func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +4529,7 @@ func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitLockReply.ProtoReflect.Descriptor instead.
 func (*WaitLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WaitLockReply) GetErrno() uint32 {
@@ -4368,7 +4550,7 @@ type ClosingLockRequest struct {
 
 func (x *ClosingLockRequest) Reset() {
 	*x = ClosingLockRequest{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4380,7 +4562,7 @@ func (x *ClosingLockRequest) String() string {
 func (*ClosingLockRequest) ProtoMessage() {}
 
 func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4393,7 +4575,7 @@ func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosingLockRequest.ProtoReflect.Descriptor instead.
 func (*ClosingLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ClosingLockRequest) GetSession() uint64 {
@@ -4425,7 +4607,7 @@ type ClosingLockReply struct {
 
 func (x *ClosingLockReply) Reset() {
 	*x = ClosingLockReply{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4619,7 @@ func (x *ClosingLockReply) String() string {
 func (*ClosingLockReply) ProtoMessage() {}
 
 func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4632,7 @@ func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosingLockReply.ProtoReflect.Descriptor instead.
 func (*ClosingLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 type GetLockRequest struct {
@@ -4464,7 +4646,7 @@ type GetLockRequest struct {
 
 func (x *GetLockRequest) Reset() {
 	*x = GetLockRequest{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4658,7 @@ func (x *GetLockRequest) String() string {
 func (*GetLockRequest) ProtoMessage() {}
 
 func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4671,7 @@ func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockRequest.ProtoReflect.Descriptor instead.
 func (*GetLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetLockRequest) GetSession() uint64 {
@@ -4524,7 +4706,7 @@ type GetLockReply struct {
 
 func (x *GetLockReply) Reset() {
 	*x = GetLockReply{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4536,7 +4718,7 @@ func (x *GetLockReply) String() string {
 func (*GetLockReply) ProtoMessage() {}
 
 func (x *GetLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4549,7 +4731,7 @@ func (x *GetLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockReply.ProtoReflect.Descriptor instead.
 func (*GetLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetLockReply) GetErrno() uint32 {
@@ -4582,7 +4764,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4594,7 +4776,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4607,7 +4789,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *StatFSRequest) GetIno() uint64 {
@@ -4628,7 +4810,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +4822,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +4835,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *StatFSReply) GetTotalBytes() uint64 {
@@ -4692,7 +4874,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4704,7 +4886,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4717,7 +4899,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Server) GetId() uint64 {
@@ -4782,7 +4964,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +4976,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +4989,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ClusterMap) GetCluster() uint64 {
@@ -4855,7 +5037,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4867,7 +5049,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4880,7 +5062,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -4905,7 +5087,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4917,7 +5099,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4930,7 +5112,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 type HelloReply struct {
@@ -4951,7 +5133,7 @@ type HelloReply struct {
 
 func (x *HelloReply) Reset() {
 	*x = HelloReply{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4963,7 +5145,7 @@ func (x *HelloReply) String() string {
 func (*HelloReply) ProtoMessage() {}
 
 func (x *HelloReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4976,7 +5158,7 @@ func (x *HelloReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloReply.ProtoReflect.Descriptor instead.
 func (*HelloReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *HelloReply) GetCluster() uint64 {
@@ -5060,7 +5242,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5072,7 +5254,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5085,7 +5267,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *JoinRequest) GetServer() *Server {
@@ -5120,7 +5302,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5132,7 +5314,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5145,7 +5327,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *JoinReply) GetCluster() uint64 {
@@ -5181,7 +5363,7 @@ type JoinMasterRequest struct {
 
 func (x *JoinMasterRequest) Reset() {
 	*x = JoinMasterRequest{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5193,7 +5375,7 @@ func (x *JoinMasterRequest) String() string {
 func (*JoinMasterRequest) ProtoMessage() {}
 
 func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5206,7 +5388,7 @@ func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
 func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *JoinMasterRequest) GetId() uint64 {
@@ -5247,7 +5429,7 @@ type JoinMasterReply struct {
 
 func (x *JoinMasterReply) Reset() {
 	*x = JoinMasterReply{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5259,7 +5441,7 @@ func (x *JoinMasterReply) String() string {
 func (*JoinMasterReply) ProtoMessage() {}
 
 func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5272,7 +5454,7 @@ func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
 func (*JoinMasterReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *JoinMasterReply) GetCluster() uint64 {
@@ -5298,7 +5480,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5310,7 +5492,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5323,7 +5505,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -5343,7 +5525,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5355,7 +5537,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5368,7 +5550,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -5395,7 +5577,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5407,7 +5589,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5420,7 +5602,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -5447,7 +5629,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5459,7 +5641,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5472,7 +5654,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -5498,7 +5680,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5510,7 +5692,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5523,7 +5705,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -5543,7 +5725,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5555,7 +5737,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5568,7 +5750,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -5599,7 +5781,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5611,7 +5793,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5624,7 +5806,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -5677,7 +5859,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5689,7 +5871,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5702,7 +5884,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -5999,19 +6181,31 @@ const file_meta_proto_rawDesc = "" +
 	"\x04attr\x18\x02 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12-\n" +
 	"\aextents\x18\x03 \x03(\v2\x13.dfs.meta.v1.ExtentR\aextents\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12*\n" +
-	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"\xa5\x01\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"K\n" +
+	"\vNearRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\"d\n" +
+	"\tNearReply\x12+\n" +
+	"\x05files\x18\x01 \x03(\v2\x15.dfs.meta.v1.NearFileR\x05files\x12*\n" +
+	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"`\n" +
+	"\bNearFile\x12%\n" +
+	"\x04attr\x18\x01 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12-\n" +
+	"\aextents\x18\x02 \x03(\v2\x13.dfs.meta.v1.ExtentR\aextents\"\xb9\x01\n" +
 	"\x0eReadDirRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06cookie\x18\x02 \x01(\x04R\x06cookie\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x12\n" +
 	"\x04plus\x18\x04 \x01(\bR\x04plus\x12%\n" +
-	"\x04cred\x18\x05 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x18\n" +
-	"\asession\x18\x0f \x01(\x04R\asession\"\xab\x01\n" +
+	"\x04cred\x18\x05 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12\x12\n" +
+	"\x04hint\x18\x06 \x01(\bR\x04hint\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x04R\asession\"\xd2\x01\n" +
 	"\fReadDirReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12/\n" +
 	"\aentries\x18\x02 \x03(\v2\x15.dfs.meta.v1.DirEntryR\aentries\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\bR\x03end\x12\x16\n" +
-	"\x06parent\x18\x04 \x01(\x04R\x06parent\x12*\n" +
+	"\x06parent\x18\x04 \x01(\x04R\x06parent\x12%\n" +
+	"\x04attr\x18\x05 \x01(\v2\x11.dfs.meta.v1.AttrR\x04attr\x12*\n" +
 	"\x06leases\x18\x0f \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\"\x83\x01\n" +
 	"\bDirEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\fR\x04name\x12\x10\n" +
@@ -6140,7 +6334,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x03crc\x18\x05 \x01(\aR\x03crc\x12\x12\n" +
 	"\x04last\x18\x06 \x01(\bR\x04last\"\n" +
 	"\n" +
-	"\bRaftDone2\xa2\n" +
+	"\bRaftDone2\xdc\n" +
 	"\n" +
 	"\x04Meta\x12M\n" +
 	"\vOpenSession\x12\x1f.dfs.meta.v1.OpenSessionRequest\x1a\x1d.dfs.meta.v1.OpenSessionReply\x12G\n" +
@@ -6153,7 +6347,8 @@ const file_meta_proto_rawDesc = "" +
 	"\x06Lookup\x12\x1a.dfs.meta.v1.LookupRequest\x1a\x18.dfs.meta.v1.LookupReply\x12A\n" +
 	"\aGetAttr\x12\x1b.dfs.meta.v1.GetAttrRequest\x1a\x19.dfs.meta.v1.GetAttrReply\x128\n" +
 	"\x04Open\x12\x18.dfs.meta.v1.OpenRequest\x1a\x16.dfs.meta.v1.OpenReply\x12A\n" +
-	"\aExtents\x12\x1b.dfs.meta.v1.ExtentsRequest\x1a\x19.dfs.meta.v1.ExtentsReply\x12A\n" +
+	"\aExtents\x12\x1b.dfs.meta.v1.ExtentsRequest\x1a\x19.dfs.meta.v1.ExtentsReply\x128\n" +
+	"\x04Near\x12\x18.dfs.meta.v1.NearRequest\x1a\x16.dfs.meta.v1.NearReply\x12A\n" +
 	"\aReadDir\x12\x1b.dfs.meta.v1.ReadDirRequest\x1a\x19.dfs.meta.v1.ReadDirReply\x12D\n" +
 	"\bReadlink\x12\x1c.dfs.meta.v1.ReadlinkRequest\x1a\x1a.dfs.meta.v1.ReadlinkReply\x12D\n" +
 	"\bGetXattr\x12\x1c.dfs.meta.v1.GetXattrRequest\x1a\x1a.dfs.meta.v1.GetXattrReply\x12G\n" +
@@ -6186,7 +6381,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -6237,168 +6432,178 @@ var file_meta_proto_goTypes = []any{
 	(*OpenReply)(nil),           // 46: dfs.meta.v1.OpenReply
 	(*ExtentsRequest)(nil),      // 47: dfs.meta.v1.ExtentsRequest
 	(*ExtentsReply)(nil),        // 48: dfs.meta.v1.ExtentsReply
-	(*ReadDirRequest)(nil),      // 49: dfs.meta.v1.ReadDirRequest
-	(*ReadDirReply)(nil),        // 50: dfs.meta.v1.ReadDirReply
-	(*DirEntry)(nil),            // 51: dfs.meta.v1.DirEntry
-	(*ReadlinkRequest)(nil),     // 52: dfs.meta.v1.ReadlinkRequest
-	(*ReadlinkReply)(nil),       // 53: dfs.meta.v1.ReadlinkReply
-	(*GetXattrRequest)(nil),     // 54: dfs.meta.v1.GetXattrRequest
-	(*GetXattrReply)(nil),       // 55: dfs.meta.v1.GetXattrReply
-	(*ListXattrRequest)(nil),    // 56: dfs.meta.v1.ListXattrRequest
-	(*ListXattrReply)(nil),      // 57: dfs.meta.v1.ListXattrReply
-	(*WaitLockRequest)(nil),     // 58: dfs.meta.v1.WaitLockRequest
-	(*WaitLockReply)(nil),       // 59: dfs.meta.v1.WaitLockReply
-	(*ClosingLockRequest)(nil),  // 60: dfs.meta.v1.ClosingLockRequest
-	(*ClosingLockReply)(nil),    // 61: dfs.meta.v1.ClosingLockReply
-	(*GetLockRequest)(nil),      // 62: dfs.meta.v1.GetLockRequest
-	(*GetLockReply)(nil),        // 63: dfs.meta.v1.GetLockReply
-	(*StatFSRequest)(nil),       // 64: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 65: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 66: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 67: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 68: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 69: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 70: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 71: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 72: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 73: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 74: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 75: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 76: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 77: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 78: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 79: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 80: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 81: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 82: dfs.meta.v1.RaftDone
+	(*NearRequest)(nil),         // 49: dfs.meta.v1.NearRequest
+	(*NearReply)(nil),           // 50: dfs.meta.v1.NearReply
+	(*NearFile)(nil),            // 51: dfs.meta.v1.NearFile
+	(*ReadDirRequest)(nil),      // 52: dfs.meta.v1.ReadDirRequest
+	(*ReadDirReply)(nil),        // 53: dfs.meta.v1.ReadDirReply
+	(*DirEntry)(nil),            // 54: dfs.meta.v1.DirEntry
+	(*ReadlinkRequest)(nil),     // 55: dfs.meta.v1.ReadlinkRequest
+	(*ReadlinkReply)(nil),       // 56: dfs.meta.v1.ReadlinkReply
+	(*GetXattrRequest)(nil),     // 57: dfs.meta.v1.GetXattrRequest
+	(*GetXattrReply)(nil),       // 58: dfs.meta.v1.GetXattrReply
+	(*ListXattrRequest)(nil),    // 59: dfs.meta.v1.ListXattrRequest
+	(*ListXattrReply)(nil),      // 60: dfs.meta.v1.ListXattrReply
+	(*WaitLockRequest)(nil),     // 61: dfs.meta.v1.WaitLockRequest
+	(*WaitLockReply)(nil),       // 62: dfs.meta.v1.WaitLockReply
+	(*ClosingLockRequest)(nil),  // 63: dfs.meta.v1.ClosingLockRequest
+	(*ClosingLockReply)(nil),    // 64: dfs.meta.v1.ClosingLockReply
+	(*GetLockRequest)(nil),      // 65: dfs.meta.v1.GetLockRequest
+	(*GetLockReply)(nil),        // 66: dfs.meta.v1.GetLockReply
+	(*StatFSRequest)(nil),       // 67: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),         // 68: dfs.meta.v1.StatFSReply
+	(*Server)(nil),              // 69: dfs.meta.v1.Server
+	(*ClusterMap)(nil),          // 70: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),              // 71: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),        // 72: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),          // 73: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),         // 74: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),           // 75: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),   // 76: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 77: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 78: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 79: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 80: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 81: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 82: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 83: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 84: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 85: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
-	0,  // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
-	0,  // 1: dfs.meta.v1.Attr.mtime:type_name -> dfs.meta.v1.Time
-	0,  // 2: dfs.meta.v1.Attr.ctime:type_name -> dfs.meta.v1.Time
-	0,  // 3: dfs.meta.v1.Attr.btime:type_name -> dfs.meta.v1.Time
-	1,  // 4: dfs.meta.v1.Lease.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 5: dfs.meta.v1.Recall.leases:type_name -> dfs.meta.v1.Lease
-	10, // 6: dfs.meta.v1.ReturnRequest.leases:type_name -> dfs.meta.v1.Returned
-	5,  // 7: dfs.meta.v1.OpenSessionReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,  // 8: dfs.meta.v1.OpenSessionReply.chunks:type_name -> dfs.meta.v1.IDRange
-	6,  // 9: dfs.meta.v1.HeartbeatReply.leases:type_name -> dfs.meta.v1.Lease
-	0,  // 10: dfs.meta.v1.HeartbeatReply.time:type_name -> dfs.meta.v1.Time
-	21, // 11: dfs.meta.v1.MutateRequest.mutations:type_name -> dfs.meta.v1.Mutation
-	22, // 12: dfs.meta.v1.MutateReply.replies:type_name -> dfs.meta.v1.MutationReply
-	6,  // 13: dfs.meta.v1.MutateReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 14: dfs.meta.v1.Mutation.cred:type_name -> dfs.meta.v1.Cred
-	0,  // 15: dfs.meta.v1.Mutation.time:type_name -> dfs.meta.v1.Time
-	23, // 16: dfs.meta.v1.Mutation.create:type_name -> dfs.meta.v1.Create
-	24, // 17: dfs.meta.v1.Mutation.link:type_name -> dfs.meta.v1.Link
-	25, // 18: dfs.meta.v1.Mutation.unlink:type_name -> dfs.meta.v1.Unlink
-	26, // 19: dfs.meta.v1.Mutation.rmdir:type_name -> dfs.meta.v1.Rmdir
-	27, // 20: dfs.meta.v1.Mutation.rename:type_name -> dfs.meta.v1.Rename
-	28, // 21: dfs.meta.v1.Mutation.set_attr:type_name -> dfs.meta.v1.SetAttr
-	29, // 22: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
-	30, // 23: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
-	31, // 24: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
-	39, // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
-	40, // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
-	35, // 27: dfs.meta.v1.Mutation.set_lock:type_name -> dfs.meta.v1.SetLock
-	36, // 28: dfs.meta.v1.Mutation.put_locks:type_name -> dfs.meta.v1.PutLocks
-	37, // 29: dfs.meta.v1.Mutation.fallocate:type_name -> dfs.meta.v1.Fallocate
-	38, // 30: dfs.meta.v1.Mutation.copy_range:type_name -> dfs.meta.v1.CopyRange
-	1,  // 31: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
-	5,  // 32: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,  // 33: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
-	0,  // 34: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
-	0,  // 35: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
-	32, // 36: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
-	33, // 37: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
-	3,  // 38: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
-	0,  // 39: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
-	0,  // 40: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
-	34, // 41: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
-	34, // 42: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
-	2,  // 43: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 44: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 45: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 46: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
-	6,  // 47: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 48: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,  // 49: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 50: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
-	6,  // 51: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 52: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
-	3,  // 53: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
-	6,  // 54: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
-	2,  // 55: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
-	51, // 56: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
-	6,  // 57: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
-	1,  // 58: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
-	2,  // 59: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	2,  // 60: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	34, // 61: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34, // 62: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34, // 63: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
-	66, // 64: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	68, // 65: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	66, // 66: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	13, // 67: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15, // 68: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17, // 69: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19, // 70: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,  // 71: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,  // 72: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12, // 73: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	41, // 74: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	43, // 75: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	45, // 76: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	47, // 77: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	49, // 78: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	52, // 79: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	54, // 80: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	56, // 81: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	64, // 82: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	58, // 83: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	60, // 84: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	62, // 85: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	69, // 86: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	71, // 87: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	73, // 88: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	75, // 89: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	76, // 90: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	78, // 91: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	80, // 92: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	81, // 93: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14, // 94: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16, // 95: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18, // 96: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20, // 97: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,  // 98: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11, // 99: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	44, // 100: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	42, // 101: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	44, // 102: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	46, // 103: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	48, // 104: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	50, // 105: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	53, // 106: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	55, // 107: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	57, // 108: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	65, // 109: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	59, // 110: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	61, // 111: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	63, // 112: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	70, // 113: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	72, // 114: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	74, // 115: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	67, // 116: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	77, // 117: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	79, // 118: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	82, // 119: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	82, // 120: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	94, // [94:121] is the sub-list for method output_type
-	67, // [67:94] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
+	0,   // 1: dfs.meta.v1.Attr.mtime:type_name -> dfs.meta.v1.Time
+	0,   // 2: dfs.meta.v1.Attr.ctime:type_name -> dfs.meta.v1.Time
+	0,   // 3: dfs.meta.v1.Attr.btime:type_name -> dfs.meta.v1.Time
+	1,   // 4: dfs.meta.v1.Lease.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 5: dfs.meta.v1.Recall.leases:type_name -> dfs.meta.v1.Lease
+	10,  // 6: dfs.meta.v1.ReturnRequest.leases:type_name -> dfs.meta.v1.Returned
+	5,   // 7: dfs.meta.v1.OpenSessionReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,   // 8: dfs.meta.v1.OpenSessionReply.chunks:type_name -> dfs.meta.v1.IDRange
+	6,   // 9: dfs.meta.v1.HeartbeatReply.leases:type_name -> dfs.meta.v1.Lease
+	0,   // 10: dfs.meta.v1.HeartbeatReply.time:type_name -> dfs.meta.v1.Time
+	21,  // 11: dfs.meta.v1.MutateRequest.mutations:type_name -> dfs.meta.v1.Mutation
+	22,  // 12: dfs.meta.v1.MutateReply.replies:type_name -> dfs.meta.v1.MutationReply
+	6,   // 13: dfs.meta.v1.MutateReply.leases:type_name -> dfs.meta.v1.Lease
+	2,   // 14: dfs.meta.v1.Mutation.cred:type_name -> dfs.meta.v1.Cred
+	0,   // 15: dfs.meta.v1.Mutation.time:type_name -> dfs.meta.v1.Time
+	23,  // 16: dfs.meta.v1.Mutation.create:type_name -> dfs.meta.v1.Create
+	24,  // 17: dfs.meta.v1.Mutation.link:type_name -> dfs.meta.v1.Link
+	25,  // 18: dfs.meta.v1.Mutation.unlink:type_name -> dfs.meta.v1.Unlink
+	26,  // 19: dfs.meta.v1.Mutation.rmdir:type_name -> dfs.meta.v1.Rmdir
+	27,  // 20: dfs.meta.v1.Mutation.rename:type_name -> dfs.meta.v1.Rename
+	28,  // 21: dfs.meta.v1.Mutation.set_attr:type_name -> dfs.meta.v1.SetAttr
+	29,  // 22: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
+	30,  // 23: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
+	31,  // 24: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
+	39,  // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
+	40,  // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
+	35,  // 27: dfs.meta.v1.Mutation.set_lock:type_name -> dfs.meta.v1.SetLock
+	36,  // 28: dfs.meta.v1.Mutation.put_locks:type_name -> dfs.meta.v1.PutLocks
+	37,  // 29: dfs.meta.v1.Mutation.fallocate:type_name -> dfs.meta.v1.Fallocate
+	38,  // 30: dfs.meta.v1.Mutation.copy_range:type_name -> dfs.meta.v1.CopyRange
+	1,   // 31: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
+	5,   // 32: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,   // 33: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
+	0,   // 34: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
+	0,   // 35: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
+	32,  // 36: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
+	33,  // 37: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
+	3,   // 38: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
+	0,   // 39: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
+	0,   // 40: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
+	34,  // 41: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 42: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
+	2,   // 43: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,   // 44: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 45: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 46: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 47: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
+	2,   // 48: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,   // 49: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 50: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
+	6,   // 51: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 52: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 53: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
+	6,   // 54: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
+	51,  // 55: dfs.meta.v1.NearReply.files:type_name -> dfs.meta.v1.NearFile
+	6,   // 56: dfs.meta.v1.NearReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 57: dfs.meta.v1.NearFile.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 58: dfs.meta.v1.NearFile.extents:type_name -> dfs.meta.v1.Extent
+	2,   // 59: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
+	54,  // 60: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
+	1,   // 61: dfs.meta.v1.ReadDirReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 62: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 63: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
+	2,   // 64: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	2,   // 65: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	34,  // 66: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 67: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 68: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
+	69,  // 69: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	71,  // 70: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	69,  // 71: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	13,  // 72: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 73: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 74: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 75: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 76: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 77: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 78: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	41,  // 79: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	43,  // 80: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	45,  // 81: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	47,  // 82: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	49,  // 83: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	52,  // 84: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	55,  // 85: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	57,  // 86: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	59,  // 87: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	67,  // 88: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	61,  // 89: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	63,  // 90: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	65,  // 91: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	72,  // 92: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	74,  // 93: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	76,  // 94: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	78,  // 95: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	79,  // 96: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	81,  // 97: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	83,  // 98: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	84,  // 99: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 100: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 101: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 102: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 103: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 104: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 105: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	44,  // 106: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	42,  // 107: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	44,  // 108: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	46,  // 109: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	48,  // 110: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	50,  // 111: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	53,  // 112: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	56,  // 113: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	58,  // 114: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	60,  // 115: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	68,  // 116: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	62,  // 117: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	64,  // 118: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	66,  // 119: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	73,  // 120: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	75,  // 121: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	77,  // 122: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	70,  // 123: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	80,  // 124: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	82,  // 125: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	85,  // 126: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	85,  // 127: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	100, // [100:128] is the sub-list for method output_type
+	72,  // [72:100] is the sub-list for method input_type
+	72,  // [72:72] is the sub-list for extension type_name
+	72,  // [72:72] is the sub-list for extension extendee
+	0,   // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -6430,7 +6635,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   83,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -34,6 +34,7 @@ const (
 	Meta_GetAttr_FullMethodName      = "/dfs.meta.v1.Meta/GetAttr"
 	Meta_Open_FullMethodName         = "/dfs.meta.v1.Meta/Open"
 	Meta_Extents_FullMethodName      = "/dfs.meta.v1.Meta/Extents"
+	Meta_Near_FullMethodName         = "/dfs.meta.v1.Meta/Near"
 	Meta_ReadDir_FullMethodName      = "/dfs.meta.v1.Meta/ReadDir"
 	Meta_Readlink_FullMethodName     = "/dfs.meta.v1.Meta/Readlink"
 	Meta_GetXattr_FullMethodName     = "/dfs.meta.v1.Meta/GetXattr"
@@ -73,6 +74,8 @@ type MetaClient interface {
 	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenReply, error)
 	// Extents lists extents of a file in order of offset.
 	Extents(ctx context.Context, in *ExtentsRequest, opts ...grpc.CallOption) (*ExtentsReply, error)
+	// Near tells small files with numbers in a range, before anybody asks for them.
+	Near(ctx context.Context, in *NearRequest, opts ...grpc.CallOption) (*NearReply, error)
 	ReadDir(ctx context.Context, in *ReadDirRequest, opts ...grpc.CallOption) (*ReadDirReply, error)
 	Readlink(ctx context.Context, in *ReadlinkRequest, opts ...grpc.CallOption) (*ReadlinkReply, error)
 	GetXattr(ctx context.Context, in *GetXattrRequest, opts ...grpc.CallOption) (*GetXattrReply, error)
@@ -215,6 +218,16 @@ func (c *metaClient) Extents(ctx context.Context, in *ExtentsRequest, opts ...gr
 	return out, nil
 }
 
+func (c *metaClient) Near(ctx context.Context, in *NearRequest, opts ...grpc.CallOption) (*NearReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NearReply)
+	err := c.cc.Invoke(ctx, Meta_Near_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *metaClient) ReadDir(ctx context.Context, in *ReadDirRequest, opts ...grpc.CallOption) (*ReadDirReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReadDirReply)
@@ -324,6 +337,8 @@ type MetaServer interface {
 	Open(context.Context, *OpenRequest) (*OpenReply, error)
 	// Extents lists extents of a file in order of offset.
 	Extents(context.Context, *ExtentsRequest) (*ExtentsReply, error)
+	// Near tells small files with numbers in a range, before anybody asks for them.
+	Near(context.Context, *NearRequest) (*NearReply, error)
 	ReadDir(context.Context, *ReadDirRequest) (*ReadDirReply, error)
 	Readlink(context.Context, *ReadlinkRequest) (*ReadlinkReply, error)
 	GetXattr(context.Context, *GetXattrRequest) (*GetXattrReply, error)
@@ -379,6 +394,9 @@ func (UnimplementedMetaServer) Open(context.Context, *OpenRequest) (*OpenReply, 
 }
 func (UnimplementedMetaServer) Extents(context.Context, *ExtentsRequest) (*ExtentsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Extents not implemented")
+}
+func (UnimplementedMetaServer) Near(context.Context, *NearRequest) (*NearReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Near not implemented")
 }
 func (UnimplementedMetaServer) ReadDir(context.Context, *ReadDirRequest) (*ReadDirReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadDir not implemented")
@@ -616,6 +634,24 @@ func _Meta_Extents_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Meta_Near_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NearRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MetaServer).Near(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Meta_Near_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MetaServer).Near(ctx, req.(*NearRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Meta_ReadDir_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReadDirRequest)
 	if err := dec(in); err != nil {
@@ -806,6 +842,10 @@ var Meta_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Extents",
 			Handler:    _Meta_Extents_Handler,
+		},
+		{
+			MethodName: "Near",
+			Handler:    _Meta_Near_Handler,
 		},
 		{
 			MethodName: "ReadDir",
