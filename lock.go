@@ -42,6 +42,7 @@ type Lock struct {
 	PID   uint32 // for people, and for F_GETLK
 	Token uint64 // of names: grows with each that is given, over all names
 	Name  string // of names
+	Mount bool   // it excludes all of its kind that other sessions have of the file
 }
 
 // Valid reports whether a lock can be held or, with Unlocked, taken away.
@@ -56,6 +57,12 @@ func (l Lock) Valid() bool {
 func (l Lock) Against(o Lock) bool {
 	return l.Kind == o.Kind && l.Start <= o.End && o.Start <= l.End && (l.Type == LockAlone || o.Type == LockAlone) &&
 		l.Type != Unlocked && o.Type != Unlocked
+}
+
+// Excludes reports whether a lock of another owner, of the same session or of another one,
+// excludes o.
+func (l Lock) Excludes(o Lock, same bool) bool {
+	return l.Against(o) || !same && (l.Mount || o.Mount) && l.Kind == o.Kind && l.Type != Unlocked && o.Type != Unlocked
 }
 
 // Locks is what one session holds of one file, in order; those of one owner do not overlap.
@@ -74,7 +81,7 @@ func (ls Locks) Conflict(want Lock) (Lock, bool) {
 // Against finds a lock that excludes want, which is another session's.
 func (ls Locks) Against(want Lock) (Lock, bool) {
 	for _, l := range ls {
-		if l.Against(want) {
+		if l.Excludes(want, false) {
 			return l, true
 		}
 	}

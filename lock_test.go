@@ -106,3 +106,30 @@ func TestLockValid(t *testing.T) {
 		}
 	}
 }
+
+func TestLockOfAMountExcludesOtherSessions(t *testing.T) {
+	at := func(kind LockKind, kindOf LockType, first, last uint64, mount bool) Lock {
+		return Lock{Kind: kind, Type: kindOf, Owner: 1, Start: first, End: last, Mount: mount}
+	}
+	shared := at(LockBytes, LockShared, 0, 9, true)
+	for _, x := range []struct {
+		o           Lock
+		same, other bool
+	}{
+		{at(LockBytes, LockShared, 5, 5, false), false, true},
+		{at(LockBytes, LockShared, 20, 29, false), false, true},
+		{at(LockBytes, LockAlone, 20, 29, true), false, true},
+		{at(LockBytes, LockAlone, 9, 9, true), true, true},
+		{at(LockBytes, Unlocked, 0, 9, true), false, false},
+		{at(LockFile, LockAlone, 0, LockEnd, true), false, false},
+	} {
+		for _, pair := range [][2]Lock{{shared, x.o}, {x.o, shared}} {
+			if same, other := pair[0].Excludes(pair[1], true), pair[0].Excludes(pair[1], false); same != x.same || other != x.other {
+				t.Errorf("%+v and %+v: of one session %v, of two %v; want %v, %v", pair[0], pair[1], same, other, x.same, x.other)
+			}
+		}
+		if _, is := (Locks{shared}).Against(x.o); is != x.other {
+			t.Errorf("%+v among another session's: %v, want %v", x.o, is, x.other)
+		}
+	}
+}

@@ -37,10 +37,11 @@ type fileSystem struct {
 	openedBy   map[uint64]uint64      // +checklocks:mu — handles of a process before, by the request that opened them
 	dirs       map[uint64]*dirHandle  // +checklocks:mu
 
-	known  lastKnown
-	kernel kernelCache
-	ledger *Ledger      // nil: the mount ends with the process
-	gate   sync.RWMutex // held by each request, and for good by who makes room for another process
+	known      lastKnown
+	kernel     kernelCache
+	ledger     *Ledger // nil: the mount ends with the process
+	walIndexes walIndexes
+	gate       sync.RWMutex // held by each request, and for good by who makes room for another process
 
 	complainMu sync.Mutex
 	complained map[string]time.Time // +checklocks:complainMu; by operation
@@ -106,6 +107,7 @@ func (fs *fileSystem) node(ino dfs.Ino) uint64 {
 type fileHandle struct {
 	*client.File
 	byRoot   bool
+	walIndex bool
 	harmless atomic.Bool // the file has neither setuid nor setgid; see killSuid
 	slot     int         // in the ledger; -1: none
 
@@ -119,6 +121,9 @@ type fileHandle struct {
 
 func (fs *fileSystem) addFile(f *client.File, in *gofuse.InHeader, flags uint32) uint64 {
 	h := &fileHandle{File: f, byRoot: in.Uid == 0, slot: -1}
+	if h.walIndex = fs.walIndexes.has(f.Ino()); h.walIndex {
+		flags |= flagWALIndex
+	}
 	fs.mu.Lock()
 	fs.nextHandle++
 	handle := fs.nextHandle

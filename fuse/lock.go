@@ -70,6 +70,7 @@ func (fs *fileSystem) setLock(ctx context.Context, r *request, input *gofuse.LkI
 	if !ok {
 		return gofuse.EINVAL
 	}
+	lock.Mount = f.walIndex
 	err := f.SetLock(ctx, lock, wait)
 	fs.locked(f)
 	return r.status(err)

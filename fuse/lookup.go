@@ -22,9 +22,11 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, header *gofuse.InHeader, na
 	if err != nil {
 		return r.status(err)
 	}
+	fs.called(name, &attr)
 	fs.fillEntry(out, fs.ino(header.NodeId), &attr)
 	return gofuse.OK
 }
 
-// Forget has nothing to do: a node is its inode number and nothing is kept for it.
-func (fs *fileSystem) Forget(nodeid, nlookup uint64) {}
+// Forget is of use for WAL indexes alone: a node is its inode number, and nothing else is
+// kept for it.
+func (fs *fileSystem) Forget(nodeid, nlookup uint64) { fs.walIndexes.forget(fs.ino(nodeid), nlookup) }

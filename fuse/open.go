@@ -41,6 +41,7 @@ func (fs *fileSystem) Create(cancel <-chan struct{}, input *gofuse.CreateIn, nam
 	if err != nil {
 		return r.status(err)
 	}
+	fs.called(name, &attr)
 	fs.fillEntry(&out.EntryOut, fs.ino(input.NodeId), &attr)
 	if attr.Btime != attr.Ctime { // it was there already
 		out.SetAttrTimeout(0) // as in SetAttr

@@ -39,6 +39,7 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, input *gofuse.ReadIn, 
 			return false
 		}
 		if attr != nil && attr.Ino != 0 { // "." and ".." stay without: the kernel skips their node 0
+			fs.called(e.Name, attr)
 			fs.fillEntry(entry, fs.ino(input.NodeId), attr)
 		}
 		return true

@@ -154,7 +154,7 @@ func (fs *fileSystem) adopt(ctx context.Context) ([]client.Adopted, []*client.Fi
 	defer fs.mu.Unlock()
 	for i := range opens {
 		o := &opens[i]
-		fs.files[o.handle] = &fileHandle{File: files[i], byRoot: o.Cred.UID == 0, slot: o.slot, dirty: o.Lost, untold: o.Lost}
+		fs.files[o.handle] = &fileHandle{File: files[i], byRoot: o.Cred.UID == 0, walIndex: o.Flags&flagWALIndex != 0, slot: o.slot, dirty: o.Lost, untold: o.Lost}
 		fs.openedBy[o.unique] = o.handle
 	}
 	return adopted, files, nil

@@ -180,7 +180,7 @@ func (v View) Conflicts(session dfs.SessionID, ino dfs.Ino, want dfs.Lock) ([]He
 	var out []Held
 	err := v.locks(ino, func(holder dfs.SessionID, ls dfs.Locks) error {
 		for _, l := range ls {
-			if l.Against(want) && (holder != session || l.Owner != want.Owner) {
+			if same := holder == session; l.Excludes(want, same) && !(same && l.Owner == want.Owner) {
 				out = append(out, Held{ino, holder, l})
 			}
 		}
@@ -219,6 +219,7 @@ func (v View) Locks(after dfs.Ino, limit int) ([]Held, error) {
 const (
 	lockToken = 1 << iota
 	lockName
+	lockMount
 	lockEnd
 )
 
@@ -232,6 +233,9 @@ func encodeLocks(b []byte, ls dfs.Locks) []byte {
 		}
 		if l.Name != "" {
 			has |= lockName
+		}
+		if l.Mount {
+			has |= lockMount
 		}
 		for _, n := range [...]uint64{has, uint64(l.Kind), uint64(l.Type), l.Owner, l.File, l.Start, l.End - l.Start, uint64(l.PID)} {
 			b = binary.AppendUvarint(b, n)
@@ -256,6 +260,7 @@ func decodeLocks(b []byte) (dfs.Locks, error) {
 		}
 		l := dfs.Lock{Kind: dfs.LockKind(d.uvarint32()), Type: dfs.LockType(d.uvarint32()), Owner: d.uvarint(), File: d.uvarint(), Start: d.uvarint()}
 		l.End = l.Start + d.uvarint()
+		l.Mount = has&lockMount != 0
 		l.PID = d.uvarint32()
 		if has&lockToken != 0 {
 			l.Token = d.uvarint()

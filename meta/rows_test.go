@@ -114,7 +114,7 @@ func samples() map[string][][]byte {
 		"master":   {encodeMaster(nil, Master{Name: "m", Addr: "a:1"})},
 		"xattr":    {{rowVersion}, append([]byte{rowVersion}, "value"...)},
 		"locks": {encodeLocks(nil, dfs.Locks{
-			{Kind: dfs.LockBytes, Type: dfs.LockShared, Owner: 1 << 63, File: 3, Start: 1, End: dfs.LockEnd, PID: 77},
+			{Kind: dfs.LockBytes, Type: dfs.LockShared, Owner: 1 << 63, File: 3, Start: 1, End: dfs.LockEnd, PID: 77, Mount: true},
 			{Kind: dfs.LockName, Type: dfs.LockAlone, Owner: 1, End: dfs.LockEnd, Token: 9, Name: "n"},
 		})},
 		"reply": {encodeReply(nil, &reply), encodeReply(nil, &Reply{})},

@@ -62,7 +62,7 @@ func CredFromProto(c *metapb.Cred) dfs.Cred {
 func LockToProto(l dfs.Lock) *metapb.Lock {
 	return &metapb.Lock{
 		Kind: uint32(l.Kind), Type: uint32(l.Type), Owner: l.Owner, File: l.File,
-		Start: l.Start, End: l.End, Pid: l.PID, Name: []byte(l.Name), Token: l.Token,
+		Start: l.Start, End: l.End, Pid: l.PID, Name: []byte(l.Name), Token: l.Token, Mount: l.Mount,
 	}
 }
 
@@ -70,7 +70,7 @@ func LockToProto(l dfs.Lock) *metapb.Lock {
 func LockFromProto(l *metapb.Lock) dfs.Lock {
 	return dfs.Lock{
 		Kind: dfs.LockKind(l.GetKind()), Type: dfs.LockType(l.GetType()), Owner: l.GetOwner(), File: l.GetFile(),
-		Start: l.GetStart(), End: l.GetEnd(), PID: l.GetPid(), Name: string(l.GetName()), Token: l.GetToken(),
+		Start: l.GetStart(), End: l.GetEnd(), PID: l.GetPid(), Name: string(l.GetName()), Token: l.GetToken(), Mount: l.GetMount(),
 	}
 }
 

@@ -92,13 +92,14 @@ func extentFromProto(e *logpb.Extent) dfs.Extent {
 func lockToProto(l dfs.Lock) *logpb.Lock {
 	return &logpb.Lock{
 		Kind: uint32(l.Kind), Type: uint32(l.Type), Owner: l.Owner, File: l.File, Start: l.Start, End: l.End, Pid: l.PID, Name: []byte(l.Name),
+		Mount: l.Mount,
 	}
 }
 
 func lockFromProto(l *logpb.Lock) dfs.Lock {
 	return dfs.Lock{
 		Kind: dfs.LockKind(l.GetKind()), Type: dfs.LockType(l.GetType()), Owner: l.GetOwner(), File: l.GetFile(),
-		Start: l.GetStart(), End: l.GetEnd(), PID: l.GetPid(), Name: string(l.GetName()),
+		Start: l.GetStart(), End: l.GetEnd(), PID: l.GetPid(), Name: string(l.GetName()), Mount: l.GetMount(),
 	}
 }
 

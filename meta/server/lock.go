@@ -208,7 +208,7 @@ func (q *lockQueue) refuses(session dfs.SessionID, ino dfs.Ino, want dfs.Lock, w
 	if _, is := f.turnAgainst(me, want); is {
 		return true, nil
 	}
-	if !waits || !slices.ContainsFunc(f.line, func(w *lockWaiter) bool { return w.lockOwner != me && w.want.Against(want) }) {
+	if !waits || !slices.ContainsFunc(f.line, func(w *lockWaiter) bool { return w.lockOwner != me && w.want.Excludes(want, w.session == me.session) }) {
 		return false, nil
 	}
 	if slices.ContainsFunc(f.turns, func(t lockTurn) bool { return t.lockOwner == me && t.want == want }) {
@@ -230,7 +230,7 @@ func (q *lockQueue) holds(o lockOwner, ino dfs.Ino, kind dfs.LockKind) (own bool
 func (f *lockFile) turnAgainst(me lockOwner, want dfs.Lock) (lockTurn, bool) {
 	now := time.Now()
 	f.turns = slices.DeleteFunc(f.turns, func(t lockTurn) bool { return now.After(t.until) })
-	i := slices.IndexFunc(f.turns, func(t lockTurn) bool { return t.lockOwner != me && t.want.Against(want) })
+	i := slices.IndexFunc(f.turns, func(t lockTurn) bool { return t.lockOwner != me && t.want.Excludes(want, t.session == me.session) })
 	if i < 0 {
 		return lockTurn{}, false
 	}
@@ -407,7 +407,7 @@ func (f *lockFile) before(w *lockWaiter) []*lockWaiter {
 		if e == w {
 			break
 		}
-		if e.lockOwner != w.lockOwner && e.want.Against(w.want) {
+		if e.lockOwner != w.lockOwner && e.want.Excludes(w.want, e.session == w.session) {
 			out = append(out, e)
 		}
 	}

@@ -2680,6 +2680,7 @@ type Lock struct {
 	Pid           uint32                 `protobuf:"varint,7,opt,name=pid,proto3" json:"pid,omitempty"`
 	Name          []byte                 `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
 	Token         uint64                 `protobuf:"varint,9,opt,name=token,proto3" json:"token,omitempty"`
+	Mount         bool                   `protobuf:"varint,10,opt,name=mount,proto3" json:"mount,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2775,6 +2776,13 @@ func (x *Lock) GetToken() uint64 {
 		return x.Token
 	}
 	return 0
+}
+
+func (x *Lock) GetMount() bool {
+	if x != nil {
+		return x.Mount
+	}
+	return false
 }
 
 type SetLock struct {
@@ -6107,7 +6115,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
 	"\aservers\x18\x03 \x03(\x06R\aservers\x12\x16\n" +
-	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xbc\x01\n" +
+	"\x06sealed\x18\x04 \x01(\bR\x06sealed\"\xd2\x01\n" +
 	"\x04Lock\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\rR\x04type\x12\x14\n" +
@@ -6117,7 +6125,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x03end\x18\x06 \x01(\x04R\x03end\x12\x10\n" +
 	"\x03pid\x18\a \x01(\rR\x03pid\x12\x12\n" +
 	"\x04name\x18\b \x01(\fR\x04name\x12\x14\n" +
-	"\x05token\x18\t \x01(\x04R\x05token\"p\n" +
+	"\x05token\x18\t \x01(\x04R\x05token\x12\x14\n" +
+	"\x05mount\x18\n" +
+	" \x01(\bR\x05mount\"p\n" +
 	"\aSetLock\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12%\n" +
 	"\x04lock\x18\x02 \x01(\v2\x11.dfs.meta.v1.LockR\x04lock\x12\x16\n" +

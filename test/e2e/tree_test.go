@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"fmt"
@@ -249,21 +250,67 @@ func TestSQLiteInBothJournalModes(t *testing.T) {
 
 func TestSQLiteWritersTakeTurns(t *testing.T) {
 	dir := folder(t)
-	sqliteTurns(t, dir, dir)
+	sqliteTurns(t, dir, dir, "delete")
+	mkdir(t, filepath.Join(dir, "wal"))
+	sqliteTurns(t, filepath.Join(dir, "wal"), filepath.Join(dir, "wal"), "wal")
 }
 
 func TestSQLiteWritersOfTwoMountsTakeTurns(t *testing.T) {
 	c := shared.get(t)
 	a, b := c.mount(t), c.mount(t)
-	mkdir(t, filepath.Join(a.dir, "turns"))
-	sqliteTurns(t, filepath.Join(a.dir, "turns"), filepath.Join(b.dir, "turns"))
+	for _, mode := range []string{"delete", "wal"} {
+		mkdir(t, filepath.Join(a.dir, "turns", mode))
+		sqliteTurns(t, filepath.Join(a.dir, "turns", mode), filepath.Join(b.dir, "turns", mode), mode)
+	}
+}
+
+// TestWALIsForOneMountAtATime: its index is shared memory, which mounts do not share. While
+// one mount uses the database, it is busy on the others.
+func TestWALIsForOneMountAtATime(t *testing.T) {
+	tool(t, "sqlite3", "sqlite3")
+	c := shared.get(t)
+	a, b := c.mount(t), c.mount(t)
+	mkdir(t, filepath.Join(a.dir, "wal"))
+	here, there := filepath.Join(a.dir, "wal", "db"), filepath.Join(b.dir, "wal", "db")
+	command(t, "/", "sqlite3", here, "PRAGMA journal_mode=wal; CREATE TABLE t (n INTEGER);")
+	cmd := exec.Command("sqlite3", "-batch", "-bail", here)
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	defer in.Close()
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	insert := func() {
+		t.Helper()
+		_, err = fmt.Fprintln(in, "INSERT INTO t VALUES (1); SELECT 'inserted';")
+		must(t, err)
+		if !lines.Scan() || lines.Text() != "inserted" {
+			t.Fatalf("insert: %q %v", lines.Text(), lines.Err())
+		}
+	}
+	insert()
+	if text, err := exec.Command("sqlite3", there, "SELECT count(*) FROM t").CombinedOutput(); err == nil || !strings.Contains(string(text), "lock") {
+		t.Errorf("on the other mount: %v, %q; want that the database is locked", err, text)
+	}
+	insert()
+	if text := command(t, "/", "sqlite3", here, "SELECT count(*) FROM t"); text != "2\n" {
+		t.Errorf("another program on the same mount counts %q", text)
+	}
+	must(t, in.Close())
+	must(t, cmd.Wait())
+	for _, db := range []string{there, here} {
+		if text := command(t, "/", "sqlite3", db, "INSERT INTO t VALUES (1); SELECT count(*) FROM t; PRAGMA integrity_check"); text != map[string]string{there: "3\nok\n", here: "4\nok\n"}[db] {
+			t.Errorf("then, in %s: %q", db, text)
+		}
+	}
 }
 
 // sqliteTurns has processes write to one database, by two paths.
-func sqliteTurns(t *testing.T, here, there string) {
+func sqliteTurns(t *testing.T, here, there, mode string) {
 	tool(t, "sqlite3", "sqlite3")
 	db := filepath.Join(here, "db")
-	command(t, here, "sqlite3", db, "CREATE TABLE t (n INTEGER);")
+	command(t, here, "sqlite3", db, "PRAGMA journal_mode="+mode+"; CREATE TABLE t (n INTEGER);")
 	const writers, each = 4, 15
 	errs := make(chan error, writers)
 	for w := range writers {
