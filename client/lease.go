@@ -650,6 +650,18 @@ func (l *leases) end(a asking, granted []*metapb.Lease) (alone bool) {
 	return alone
 }
 
+// endUnknown is end for a change of which is not known whether it was made.
+func (l *leases) endUnknown(a asking) {
+	l.mu.Lock()
+	for _, ino := range a.inos {
+		if n := l.nodes[ino]; n != nil && n.pending == 0 {
+			l.doubt(n)
+		}
+	}
+	l.mu.Unlock()
+	l.end(a, nil)
+}
+
 // named takes over what a name leads to after a change that was alone; 0 is nothing.
 func (l *leases) named(parent dfs.Ino, name string, ino dfs.Ino, alone bool) {
 	l.mu.Lock()
@@ -1131,8 +1143,8 @@ func (l *leases) disown(ino dfs.Ino) {
 	}
 }
 
-// KeepPages reports, when a file is opened, whether bytes of it that the kernel has
-// cached are good: they are, if all of them were read since the first time that it was
+// KeepPages reports, when a file or folder is opened, whether what the kernel has cached of
+// its bytes or entries is good: it is, if all of it was read since the first time that it was
 // opened under the lease which is there now.
 func (fs *FS) KeepPages(ino dfs.Ino) bool {
 	l := fs.leases

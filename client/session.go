@@ -321,10 +321,31 @@ func (fs *FS) change(ctx context.Context, repeat bool, inos []dfs.Ino, build fun
 // to know what it stands on, and what comes after must know of it.
 func (fs *FS) mutateAlone(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (reply *metapb.MutateReply, alone bool, err error) {
 	asking := fs.leases.begin(inos) // from here on nothing is changed in memory
-	if err = fs.lane.flush(ctx); err == nil {
-		reply, err = fs.mutate(ctx, s, m)
+	if err = fs.lane.flush(ctx); err != nil {
+		return nil, fs.leases.end(asking, nil), err
+	}
+	if reply, err = fs.mutate(ctx, s, m); err != nil && !errors.Is(err, errExpired) {
+		fs.wg.Go(func() { fs.abandoned(s, asking) })
+		return nil, false, err
 	}
 	return reply, fs.leases.end(asking, reply.GetLeases()), err
+}
+
+// abandoned ends what begin has begun for a change that nobody waits for any more, once
+// it has been carried out or never will be: when the masters have answered a later one,
+// which tells them that this one is not wanted. Then what it may have changed is forgotten.
+func (fs *FS) abandoned(s *session, a asking) {
+	for fs.ctx.Err() == nil && fs.session.Load() == s {
+		ctx, cancel := fs.bound(fs.ctx)
+		_, err := fs.mutate(ctx, s, &metapb.Mutation{Op: &metapb.Mutation_GrantIds{GrantIds: &metapb.GrantIDs{}}})
+		cancel()
+		if err == nil || errors.Is(err, errExpired) {
+			break
+		}
+		fs.sleep(serverPause)
+	}
+	fs.leases.endUnknown(a)
+	fs.invalidate(a.inos...)
 }
 
 // apply is change for what does not depend on the session.
