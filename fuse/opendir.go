@@ -29,6 +29,12 @@ func (fs *fileSystem) OpenDir(cancel <-chan struct{}, input *gofuse.OpenIn, out 
 	fs.nextHandle++
 	fs.dirs[fs.nextHandle] = &dirHandle{}
 	out.Fh = fs.nextHandle
+	// The kernel may keep what it has read, and drops it when the folder's mtime is another
+	// one, or it has changed the folder itself.
+	out.OpenFlags |= gofuse.FOPEN_CACHE_DIR
+	if fs.client.KeepPages(fs.ino(input.NodeId)) {
+		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
+	}
 	return gofuse.OK
 }
 
