@@ -9,8 +9,12 @@ import (
 	"dfs/rpc"
 )
 
+// roomAsked is from how many bytes on an allocation is refused when there is no room for it.
+const roomAsked = 64 << 20
+
 // Fallocate is fallocate(2) with the modes dfs.FallocKeepSize, dfs.FallocPunchHole and
-// dfs.FallocZeroRange. Room is not set aside: a later write can fail with ENOSPC.
+// dfs.FallocZeroRange. Room is not set aside: a later write can fail with ENOSPC, but for
+// what there is no room at all this does.
 func (f *File) Fallocate(ctx context.Context, mode uint32, off, n int64) error {
 	if f.flags&flagAccess == flagRead {
 		return dfs.EBADF
@@ -19,6 +23,18 @@ func (f *File) Fallocate(ctx context.Context, mode uint32, off, n int64) error {
 		return dfs.EINVAL
 	}
 	in := f.in
+	if mode&(dfs.FallocPunchHole|dfs.FallocZeroRange) == 0 && n >= roomAsked {
+		st, err := in.fs.StatFS(ctx)
+		if err != nil {
+			return err
+		}
+		in.mu.Lock()
+		has := in.attr.Alloc
+		in.mu.Unlock()
+		if uint64(n) > st.FreeBytes+has {
+			return dfs.ENOSPC
+		}
+	}
 	if err := in.lockWriting(ctx); err != nil {
 		return err
 	}
