@@ -44,7 +44,13 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		args = append(args[:1:1], helper...)
+		args = args[:1:1]
+		if os.Geteuid() == 0 {
+			// mount(8) leaves these two words out: for it they are what is so anyway. What it
+			// does say comes after.
+			args = append(args, "-o", "suid,dev")
+		}
+		args = append(args, helper...)
 	}
 	cmd.SetArgs(args[1:])
 	return cmd.ExecuteContext(ctx)

@@ -161,6 +161,7 @@ func supervise(ctx context.Context, opts *options, stderr io.Writer, ready *os.F
 		case err == nil:
 			return nil
 		case !errors.As(err, &exit) || !s.served && exit.Exited():
+			s.detach() // when it has come so far
 			return err // it has said why
 		case !s.served || s.ending || s.gone():
 			s.detach()

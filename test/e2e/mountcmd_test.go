@@ -81,11 +81,16 @@ func TestMountHelper(t *testing.T) {
 	must(t, os.Symlink(filepath.Join(binaries, "dfs-mount"), link))
 	// As mount(8) calls a helper for a line of /etc/fstab.
 	dir, pid := detached(t, func(dir, pidFile string) *exec.Cmd {
-		return exec.Command(link, strings.Join(c.addrs, ","), dir, "-o", "ro,_netdev,noatime,path=/helper/sub,pid-file="+pidFile)
+		return exec.Command(link, strings.Join(c.addrs, ","), dir, "-o", "ro,nosuid,_netdev,noatime,path=/helper/sub,pid-file="+pidFile)
 	})
 	got, err := os.ReadFile(filepath.Join(dir, "f"))
 	if err != nil || string(got) != "below" {
 		t.Errorf("path=: %q, %v", got, err)
+	}
+	var st unix.Statfs_t
+	must(t, unix.Statfs(dir, &st))
+	if st.Flags&unix.ST_NODEV != 0 || st.Flags&unix.ST_NOSUID == 0 {
+		t.Errorf("flags %#x: want nosuid, as it was said, and not nodev", st.Flags)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "g"), nil, 0o644); !errors.Is(err, unix.EROFS) {
 		t.Errorf("writing to a mount with ro: %v, want EROFS", err)

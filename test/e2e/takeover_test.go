@@ -24,16 +24,18 @@ const comesBackIn = 2 * time.Second
 
 // childOf finds the one process that another has started; 0: none.
 func childOf(parent int) int {
-	entries, err := os.ReadDir("/proc")
+	proc, err := os.Open("/proc")
 	if err != nil {
 		return 0
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1) // without looking at each: processes come and go
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		stat, err := os.ReadFile(filepath.Join("/proc", name, "stat"))
 		if err != nil {
 			continue
 		}
