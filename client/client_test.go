@@ -255,6 +255,46 @@ func TestTruncate(t *testing.T) {
 	readAll(t, f, 0)
 }
 
+// What is dirty may be submitted at any time, but not while a truncation is about to drop it.
+func TestTruncationIsNotUndoneByWhatWasDirty(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	fs, other := c.dial(), c.dial()
+	f := create(t, fs, "x")
+	defer f.Release()
+	for _, fail := range []bool{false, true} {
+		writeAt(t, f, []byte("written"), 0)
+		synced, applied := make(chan error, 1), make(chan struct{})
+		hook := func(req *metapb.MutateRequest) {
+			switch m := req.Mutations[0]; {
+			case m.GetSetAttr() != nil:
+				go func() { synced <- f.Fsync(bg, false) }()
+				time.Sleep(100 * time.Millisecond) // for it to get on
+				if fail {
+					m.GetSetAttr().Ino = 12345
+				}
+			case m.GetCommit() != nil:
+				<-applied
+			}
+		}
+		c.master.mutateHook.Store(&hook)
+		zero, want := uint64(0), []byte(nil)
+		_, err := fs.SetAttr(bg, root, f.Ino(), client.SetAttr{Size: &zero, Handle: true})
+		if fail {
+			want = []byte("written")
+		}
+		if (err != nil) != fail {
+			t.Errorf("truncation: %v", err)
+		}
+		close(applied)
+		if err := <-synced; err != nil {
+			t.Error(err)
+		}
+		c.master.mutateHook.Store(nil)
+		check(t, must[[]byte](t)(other.ReadFile(bg, root, "/x")), want)
+		check(t, readAll(t, f, len(want)), want)
+	}
+}
+
 func TestTimesSetAfterAWriteStay(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	fs := c.dial()

@@ -48,6 +48,7 @@ type inode struct {
 	since   time.Time         // +checklocks:mu — of the oldest byte in dirty
 	mtime   dfs.Time          // +checklocks:mu — of the last write in dirty or flight; zero when it was set since
 	ctime   dfs.Time          // +checklocks:mu — of that write
+	cut     int64             // +checklocks:mu — what is dirty from here on is not submitted: the file is being truncated
 	kill    bool              // +checklocks:mu — a write in dirty takes set-id bits away
 	err     error             // +checklocks:mu — of the last failure of writing back
 	errSeq  uint64            // +checklocks:mu — counts them
@@ -67,7 +68,7 @@ func (fs *FS) hold(ino dfs.Ino) *inode {
 	defer fs.mu.Unlock()
 	in := fs.inodes[ino]
 	if in == nil {
-		in = &inode{fs: fs, ino: ino, writing: make(chan struct{}, 1)}
+		in = &inode{fs: fs, ino: ino, writing: make(chan struct{}, 1), cut: forever}
 		in.file = fs.app.NewFile(ino, in)
 		fs.inodes[ino] = in
 	}
@@ -236,8 +237,9 @@ func (fs *FS) withWritten(attr dfs.Attr, take func(*inode, *dfs.Attr)) dfs.Attr 
 	return in.overlay()
 }
 
-// submitLocked hands all dirty bytes to the appender, and returns the sequence to
-// wait for; 0 when nothing of the file is on its way.
+// submitLocked hands all dirty bytes to the appender, but for those that a truncation
+// under way is about to drop, and returns the sequence to wait for; 0 when nothing of the
+// file is on its way.
 //
 // +checklocks:in.mu
 func (in *inode) submitLocked() uint64 {
@@ -258,7 +260,7 @@ func (in *inode) submitSomeLocked(which func(i int) bool) {
 	keep := in.dirty.segs[:0]
 	for i := range in.dirty.segs {
 		s := in.dirty.segs[i]
-		if !which(i) {
+		if !which(i) || s.off >= in.cut {
 			keep = append(keep, s)
 			continue
 		}
@@ -413,10 +415,10 @@ func (in *inode) sync(ctx context.Context) (early bool, err error) {
 	if in.syncs++; in.syncs == tracksFrom {
 		in.file.Track()
 	}
-	seq := in.submitLocked()
 	in.mu.Unlock()
-	if seq == 0 {
-		return false, nil
+	seq, err := in.submit(ctx)
+	if err != nil || seq == 0 {
+		return false, err
 	}
 	in.fs.app.Push()
 	if in.fs.leases.ours(in) {
@@ -434,14 +436,30 @@ func (in *inode) sync(ctx context.Context) (early bool, err error) {
 
 // flush writes back everything that is dirty, and waits until it is committed.
 func (in *inode) flush(ctx context.Context) error {
-	in.mu.Lock()
-	seq := in.submitLocked()
-	in.mu.Unlock()
-	if seq == 0 {
-		return nil
+	seq, err := in.submit(ctx)
+	if err != nil || seq == 0 {
+		return err
 	}
 	in.fs.app.Push()
 	return in.await(ctx, seq)
+}
+
+// submit is submitLocked for who has to wait for all of it, also for what a truncation
+// under way is about to drop, should that fail.
+func (in *inode) submit(ctx context.Context) (seq uint64, err error) {
+	for {
+		in.mu.Lock()
+		seq = in.submitLocked()
+		kept := len(in.dirty.segs) > 0
+		in.mu.Unlock()
+		if !kept {
+			return seq, nil
+		}
+		if err := in.lockWriting(ctx); err != nil {
+			return 0, err
+		}
+		in.unlockWriting()
+	}
 }
 
 // await waits for pieces up to seq.
@@ -535,7 +553,11 @@ func (fs *FS) flushAged(now time.Time) (next time.Duration, any bool) {
 		case age >= dirtyAge-dirtySlack:
 			in.submitLocked()
 			push = true
-			clean = append(clean, in)
+			if len(in.dirty.segs) == 0 {
+				clean = append(clean, in)
+			} else {
+				any = true
+			}
 		default:
 			next = min(next, dirtyAge-age)
 			any = true

@@ -102,11 +102,12 @@ func (in *inode) truncate(ctx context.Context, cred dfs.Cred, set SetAttr) (dfs.
 	}
 	in.file.Unmark()
 	attr, err := in.fs.setAttr(ctx, cred, in.ino, set)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.cut = forever
 	if err != nil {
 		return attr, err
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
 	in.dirty.cut(size)
 	in.end = in.dirty.end()
 	if size == 0 && in.attr.Size == 0 {
@@ -115,8 +116,8 @@ func (in *inode) truncate(ctx context.Context, cred dfs.Cred, set SetAttr) (dfs.
 	return in.overlay(), nil
 }
 
-// settle waits until nothing is on its way, and nothing before size is dirty;
-// in.writing is held.
+// settle waits until nothing is on its way, and nothing before size is dirty, and keeps it
+// so until in.cut is taken back; in.writing is held.
 func (in *inode) settle(ctx context.Context, size int64) error {
 	for {
 		in.mu.Lock()
@@ -125,6 +126,9 @@ func (in *inode) settle(ctx context.Context, size int64) error {
 		}
 		pending := len(in.flight) > 0
 		seq := in.file.Last()
+		if !pending {
+			in.cut = size
+		}
 		in.mu.Unlock()
 		if !pending {
 			return nil

@@ -37,6 +37,9 @@ func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func()
 	if err := in.lockWriting(ctx); err != nil {
 		return 0, err
 	}
+	if f.flags&flagDirect != 0 {
+		in.fs.leases.disown(in.ino) // the kernel may read and keep old bytes meanwhile
+	}
 	// Nobody else may look at the file while it is between two states, and where it
 	// ends is known to who has the lease.
 	bounded, cancel := in.fs.bound(ctx)

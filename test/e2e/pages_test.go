@@ -11,8 +11,12 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 var adminLine = regexp.MustCompile(`msg=admin address=(\S+)`)
@@ -208,4 +212,46 @@ func TestOverlappingWritesAreWhole(t *testing.T) {
 		}
 	}
 	t.Logf("the last one was %v", wins)
+}
+
+// What is written past the kernel's cache is seen through it, also when it was read
+// meanwhile.
+func TestDirectWritesAreSeenByBufferedReads(t *testing.T) {
+	m := shared.get(t).mount(t)
+	name := filepath.Join(m.dir, "direct-and-buffered")
+	const size = 1 << 20
+	must(t, os.WriteFile(name, make([]byte, size), 0o644))
+	direct, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
+	must(t, err)
+	defer direct.Close()
+	buffered, err := os.Open(name)
+	must(t, err)
+	defer buffered.Close()
+	var stop atomic.Bool
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer stop.Store(true)
+	reader.Go(func() {
+		for got := make([]byte, size); !stop.Load(); {
+			if _, err := buffered.ReadAt(got, 0); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	raw := make([]byte, size+4096)
+	aligned := raw[4096-int(uintptr(unsafe.Pointer(&raw[0]))%4096):][:size]
+	got := make([]byte, size)
+	for round := range 100 {
+		for i := range aligned {
+			aligned[i] = byte(round + 1)
+		}
+		_, err := direct.WriteAt(aligned, 0)
+		must(t, err)
+		_, err = buffered.ReadAt(got, 0)
+		must(t, err)
+		if !bytes.Equal(got, aligned) {
+			t.Fatalf("round %d: old bytes after a write with O_DIRECT", round)
+		}
+	}
 }
