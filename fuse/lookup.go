@@ -12,6 +12,9 @@ import (
 func (fs *fileSystem) Lookup(cancel <-chan struct{}, header *gofuse.InHeader, name string, out *gofuse.EntryOut) (status gofuse.Status) {
 	r := fs.begin(opLookup, cancel, header)
 	defer r.end(&status)
+	if name == "." || name == ".." {
+		return fs.lookupHandle(r, header, name, out)
+	}
 	attr, err := fs.client.Lookup(r, fs.cred(header), fs.ino(header.NodeId), name)
 	if errors.Is(err, dfs.ENOENT) && fs.kernel.names.Load() {
 		if t := fs.client.CacheFor(fs.ino(header.NodeId)); t > 0 {
@@ -24,6 +27,28 @@ func (fs *fileSystem) Lookup(cancel <-chan struct{}, header *gofuse.InHeader, na
 	}
 	fs.called(name, &attr)
 	fs.fillEntry(out, fs.ino(header.NodeId), &attr)
+	return gofuse.OK
+}
+
+// lookupHandle finds an inode, or the folder that a folder is in, for who has its number
+// only: open_by_handle_at(2), and servers of NFS (FUSE_EXPORT_SUPPORT).
+func (fs *fileSystem) lookupHandle(r *request, header *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
+	ino := fs.ino(header.NodeId)
+	if name == ".." && ino != fs.root {
+		part, err := fs.client.ReadDir(r, fs.cred(header), ino, 0, 1, false)
+		if err != nil {
+			return r.status(err)
+		}
+		ino = part.Parent
+	}
+	attr, err := fs.client.GetAttr(r, ino)
+	if err != nil {
+		return r.status(err)
+	}
+	if attr.Nlink == 0 {
+		return gofuse.Status(dfs.ESTALE)
+	}
+	fs.fillEntry(out, ino, &attr)
 	return gofuse.OK
 }
 

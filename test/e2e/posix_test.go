@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"dfs/test/posix"
 
@@ -50,4 +53,54 @@ func TestFallocateOfMoreThanThereIs(t *testing.T) {
 		t.Errorf("%v, %v; want that nothing has changed", info, err)
 	}
 	must(t, unix.Fallocate(int(f.Fd()), 0, 0, 1<<30))
+}
+
+// TestFilesByHandle: a handle is good on every mount, for as long as the file is there.
+func TestFilesByHandle(t *testing.T) {
+	c := shared.get(t)
+	a, b := c.mount(t), c.mount(t)
+	dir := filepath.Join(a.dir, "handles", "deep", "er")
+	mkdir(t, dir)
+	must(t, os.WriteFile(filepath.Join(dir, "f"), []byte("by handle"), 0o644))
+	root, err := unix.Open(b.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(root)
+	open := func(h unix.FileHandle) (*os.File, error) {
+		fd, err := unix.OpenByHandleAt(root, h, unix.O_RDONLY|unix.O_CLOEXEC)
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(fd), "handle"), nil
+	}
+	file, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(dir, "f"), 0)
+	must(t, err)
+	folder, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dir, 0)
+	must(t, err)
+	f, err := open(file)
+	must(t, err)
+	defer f.Close()
+	if got, err := io.ReadAll(f); err != nil || string(got) != "by handle" {
+		t.Errorf("%q, %v", got, err)
+	}
+	d, err := open(folder)
+	must(t, err)
+	defer d.Close()
+	if names, err := d.Readdirnames(-1); err != nil || len(names) != 1 || names[0] != "f" {
+		t.Errorf("%v, %v", names, err)
+	}
+	if path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", d.Fd())); err != nil || path != filepath.Join(b.dir, "handles", "deep", "er") {
+		t.Errorf("the folder is %s, %v", path, err)
+	}
+	must(t, f.Close())
+	must(t, os.Remove(filepath.Join(dir, "f")))
+	must(t, eventually(10*time.Second, "ESTALE for a file that was removed", func() error { // the kernel tells of close(2) later
+		f, err := open(file)
+		if errors.Is(err, unix.ESTALE) {
+			return nil
+		}
+		if err == nil {
+			f.Close()
+		}
+		return fmt.Errorf("open: %v", err)
+	}))
 }
