@@ -34,23 +34,7 @@ func (fs *FS) Open(ctx context.Context, cred dfs.Cred, ino dfs.Ino, flags uint32
 		in.release()
 		return nil, err
 	}
-	if in.gone() {
-		fs.unopened(ino)
-		in.release()
-		return nil, dfs.ESTALE
-	}
 	return in.truncated(ctx, cred, flags, newFile(in, cred, flags, true))
-}
-
-// gone reports whether the file has no name any more, and is not open here: it can still be
-// asked for by a handle, but is about to be freed.
-func (in *inode) gone() bool {
-	in.fs.mu.RLock()
-	opens := in.opens
-	in.fs.mu.RUnlock()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return opens == 0 && in.known && in.attr.Nlink == 0
 }
 
 // openHere opens without telling, when the lease is still there once the file counts as

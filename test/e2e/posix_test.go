@@ -93,7 +93,8 @@ func TestFilesByHandle(t *testing.T) {
 	}
 	must(t, f.Close())
 	must(t, os.Remove(filepath.Join(dir, "f")))
-	must(t, eventually(10*time.Second, "ESTALE for a file that was removed", func() error { // the kernel tells of close(2) later
+	must(t, eventually(10*time.Second, "ESTALE for a file that was removed", func() error {
+		time.Sleep(time.Second) // each successful open keeps the file until its close was told
 		f, err := open(file)
 		if errors.Is(err, unix.ESTALE) {
 			return nil
