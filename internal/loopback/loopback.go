@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 )
 
 // The kernel gives connections and listeners without a port of their own one from
@@ -17,10 +18,19 @@ const (
 	tries   = 1000
 )
 
-// Free answers n addresses of 127.0.0.1 that nobody listens on.
+// given has the ports that Free has answered in this process: their daemons may not
+// listen yet, or be down.
+var given = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
+
+// Free answers n addresses of 127.0.0.1 that nobody listens on, and that no other call
+// in this process answers.
 func Free(n int) ([]string, error) {
+	given.Lock()
+	defer given.Unlock()
 	var addrs []string
-	seen := map[int]bool{}
 	for range tries {
 		if len(addrs) == n {
 			return addrs, nil
@@ -28,13 +38,13 @@ func Free(n int) ([]string, error) {
 		port := portMin + rand.IntN(portMax-portMin)
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		l, err := net.Listen("tcp", addr)
-		if err != nil || seen[port] {
+		if err != nil || given.ports[port] {
 			if err == nil {
 				_ = l.Close() // nothing was accepted
 			}
 			continue
 		}
-		seen[port] = true
+		given.ports[port] = true
 		if err := l.Close(); err != nil {
 			return nil, err
 		}
