@@ -29,6 +29,14 @@ const baseMemory = 192 << 20
 // is started for it.
 func checkMountpoint(path string) error {
 	st, err := os.Stat(path)
+	if err == nil {
+		// The kernel answers a stat from its cache even when the mount is dead; it
+		// keeps nothing of a statfs.
+		var ignored unix.Statfs_t
+		if unix.Statfs(path, &ignored) == unix.ENOTCONN {
+			err = unix.ENOTCONN
+		}
+	}
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
 		return fmt.Errorf("%s is a dead mount: the process that served it has ended. Remove it first: fusermount3 -uz %s (or as root: umount -l %s)",
