@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/internal/clock"
 	"dfs/rpc"
 )
 
@@ -22,6 +23,7 @@ type Config struct {
 	Logger     *slog.Logger        // nil: none
 	Dialer     rpc.Dialer          // nil: TCP
 	OnPending  func(bool)          // told whether changes of names and attributes are in memory only; may be nil, must not wait
+	Clock      clock.Clock         // nil: the machine's; for tests
 	OnSession  func(dfs.SessionID) // told of each session before it is used; may be nil
 }
 
@@ -42,6 +44,9 @@ func (c *Config) complete() error {
 	}
 	if c.CacheBytes == 0 {
 		c.CacheBytes = cacheBytesDefault
+	}
+	if c.Clock == nil {
+		c.Clock = clock.Boot
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

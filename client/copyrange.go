@@ -34,7 +34,7 @@ func (f *File) CopyRange(ctx context.Context, off int64, to *File, toOff, n int6
 		return 0, err
 	}
 	in.file.Unmark()
-	reply, _, err := in.fs.apply(ctx, true, &metapb.Mutation{Cred: rpc.CredToProto(to.cred), Op: &metapb.Mutation_CopyRange{CopyRange: &metapb.CopyRange{
+	reply, _, err := in.fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(to.cred), Op: &metapb.Mutation_CopyRange{CopyRange: &metapb.CopyRange{
 		From: uint64(f.in.ino), FromOff: uint64(off), To: uint64(in.ino), ToOff: uint64(toOff), Len: uint64(n),
 	}}}, f.in.ino, in.ino)
 	if err != nil {

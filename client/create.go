@@ -78,24 +78,20 @@ func (fs *FS) make(ctx context.Context, cred dfs.Cred, c *metapb.Create) (dfs.At
 
 // create makes an inode of any type under a number of the session.
 func (fs *FS) create(ctx context.Context, cred dfs.Cred, c *metapb.Create) (attr dfs.Attr, existed bool, err error) {
-	var tried []uint64 // numbers under which it may have been made before the session expired
+	var tried uint64 // the number under which it may have been made before the session expired
 	parent := dfs.Ino(c.Parent)
-	reply, alone, err := fs.change(ctx, true, []dfs.Ino{parent}, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
+	reply, alone, err := fs.change(ctx, []dfs.Ino{parent}, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
 		ino, err := fs.takeIno(ctx, s)
 		if err != nil {
 			return nil, err
 		}
 		c.Ino = uint64(ino)
-		tried = append(tried, c.Ino)
+		tried = c.Ino
 		return &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Create{Create: c}}, nil
 	})
-	if errors.Is(err, dfs.EEXIST) && len(tried) > 1 {
-		// Perhaps it is ours, of a try whose answer was lost.
-		a, lerr := fs.Lookup(ctx, cred, dfs.Ino(c.Parent), string(c.Name))
-		for _, ino := range tried {
-			if lerr == nil && uint64(a.Ino) == ino {
-				return a, c.Open, nil
-			}
+	if errors.Is(err, errUnknown) && !c.Tmpfile {
+		if a, lerr := fs.Lookup(ctx, cred, dfs.Ino(c.Parent), string(c.Name)); lerr == nil && uint64(a.Ino) == tried {
+			return a, c.Open, nil // it was made
 		}
 	}
 	if err != nil {

@@ -48,7 +48,7 @@ func (f *File) Fallocate(ctx context.Context, mode uint32, off, n int64) error {
 		Ino: uint64(in.ino), Mode: mode, Off: uint64(off), Len: uint64(n),
 	}}}
 	for {
-		reply, _, err := in.fs.apply(ctx, true, m, in.ino)
+		reply, _, err := in.fs.apply(ctx, m, in.ino)
 		if err != nil {
 			return err
 		}

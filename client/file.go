@@ -59,6 +59,9 @@ func (f *File) failure() error {
 		return nil
 	}
 	f.told = seq
+	f.in.fs.mu.Lock()
+	delete(f.in.fs.losses, f.in.ino)
+	f.in.fs.mu.Unlock()
 	return err
 }
 

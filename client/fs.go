@@ -53,6 +53,7 @@ type FS struct {
 	mu       sync.RWMutex
 	inodes   map[dfs.Ino]*inode // +checklocks:mu — open, or with bytes not committed
 	dirty    map[*inode]bool    // +checklocks:mu — with bytes not yet submitted
+	losses   map[dfs.Ino]error  // +checklocks:mu — of bytes that nobody was told of
 	released map[dfs.Ino]bool   // +checklocks:mu — closed for the last time, the masters do not know
 	telling  map[dfs.Ino]bool   // +checklocks:mu — the same, in the heartbeat under way
 	told     chan struct{}      // +checklocks:mu — closed when that heartbeat is over
@@ -70,7 +71,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 		memory: newBudget(cfg.DirtyBytes), health: newHealth(),
 		ahead:    make(chan struct{}, aheadMax),
 		flushing: make(chan struct{}, 1), beating: make(chan struct{}, 1),
-		inodes: map[dfs.Ino]*inode{}, dirty: map[*inode]bool{}, released: map[dfs.Ino]bool{},
+		inodes: map[dfs.Ino]*inode{}, losses: map[dfs.Ino]error{}, dirty: map[*inode]bool{}, released: map[dfs.Ino]bool{},
 	}
 	fs.leases, fs.lane, fs.direct = newLeases(fs), newLane(fs), newDirect(fs)
 	fs.masters = rpc.NewMasters(fs.pool, cfg.Masters, cfg.Logger)
@@ -84,7 +85,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 		return nil, err
 	}
 	fs.session.Store(s)
-	fs.beatAt.Store(bootTime())
+	fs.beatAt.Store(fs.cfg.Clock())
 	fs.app.Reset(s.id)
 	fs.wg.Go(fs.watchLoop)
 	fs.wg.Go(fs.beatLoop)
@@ -163,7 +164,7 @@ func (fs *FS) Sync(ctx context.Context) error {
 	ctx, cancel := fs.bound(ctx)
 	defer cancel()
 	if len(all) == 0 {
-		return fs.lane.sync(ctx)
+		return fs.synced(ctx)
 	}
 	fs.app.Push()
 	var errs []error
@@ -179,7 +180,23 @@ func (fs *FS) Sync(ctx context.Context) error {
 	if failed > 0 {
 		return fmt.Errorf("%d files are not written back: %w", failed, errors.Join(errs...))
 	}
-	return fs.lane.sync(ctx)
+	return fs.synced(ctx)
+}
+
+// synced ends a Sync: changes of names and attributes are told to the masters, and what
+// was lost, and no fsync or close has said so, is told to the caller.
+func (fs *FS) synced(ctx context.Context) error {
+	if err := fs.lane.sync(ctx); err != nil {
+		return err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := len(fs.losses)
+	for ino, err := range fs.losses {
+		fs.losses = map[dfs.Ino]error{}
+		return fmt.Errorf("bytes of %d files are lost, one is inode %d: %w", n, ino, err)
+	}
+	return nil
 }
 
 // snapshot lists the inodes in the table.

@@ -109,7 +109,7 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 		}
 	}
 	fs.mu.Unlock()
-	fresh := b.attach && !fs.leases.of(b.term)
+	fresh, at := b.attach && !fs.leases.of(b.term), fs.leases.now()
 	if b.attach {
 		req.AttachedTerm = b.term
 		if fresh {
@@ -125,7 +125,7 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 	var sent time.Time
 	var boot int64
 	err := fs.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-		sent, boot = time.Now(), bootTime()
+		sent, boot = time.Now(), fs.cfg.Clock()
 		reply, err = metapb.NewMetaClient(conn).Heartbeat(ctx, req)
 		return err
 	})
@@ -139,8 +139,7 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 			fs.leases.none.Store(false)
 			until := boot + reply.LeaseNanos
 			if fresh {
-				fs.leases.reset()
-				fs.leases.attach(b.term, until, reply.Leases)
+				fs.leases.attach(b.term, until, at, reply.Leases)
 			} else {
 				fs.leases.until.Store(until)
 			}

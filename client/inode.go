@@ -330,11 +330,10 @@ func (in *inode) Committed(pieces []*appender.Piece, extents []dfs.Extent, attr 
 
 // Failed implements appender.Owner.
 func (in *inode) Failed(pieces []*appender.Piece, err error) {
-	in.mu.Lock()
 	if !errors.Is(err, errDropped) {
-		in.err = err
-		in.errSeq++
+		in.fail(err)
 	}
+	in.mu.Lock()
 	in.settledLocked(pieces)
 	in.mu.Unlock()
 	in.fs.leases.disown(in.ino)
@@ -397,12 +396,15 @@ func (in *inode) dropAll() (lost bool) {
 	return lost
 }
 
-// fail lets the next fsync or close fail.
+// fail lets the next fsync or close fail, or the next Sync if there is none before.
 func (in *inode) fail(err error) {
 	in.mu.Lock()
 	in.err = err
 	in.errSeq++
 	in.mu.Unlock()
+	in.fs.mu.Lock()
+	in.fs.losses[in.ino] = err
+	in.fs.mu.Unlock()
 }
 
 // tracksFrom is which fsync of a file lets what is written from then on carry intents: most

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"dfs"
@@ -88,17 +87,8 @@ func newLeases(fs *FS) *leases {
 	return &leases{fs: fs, touched: map[dfs.Ino]touch{}, nodes: map[dfs.Ino]*node{}, locks: map[dfs.Ino]*fileLocks{}, order: list.New(), clock: 1, evicting: make(chan struct{}, 1)}
 }
 
-// bootTime is a clock that goes on while the machine sleeps, in nanoseconds.
-func bootTime() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return time.Now().UnixNano()
-	}
-	return ts.Nano()
-}
-
 // good reports whether leases are good now.
-func (l *leases) good() bool { return bootTime() < l.until.Load() }
+func (l *leases) good() bool { return l.fs.cfg.Clock() < l.until.Load() }
 
 // now is the clock to keep answers by: to be taken before the question is sent.
 func (l *leases) now() uint64 {
@@ -857,11 +847,15 @@ func (l *leases) detach() {
 }
 
 // reset drops all leases: those of another term or session are nothing.
-func (l *leases) reset() {
+func (l *leases) reset() { l.replace(func() {}) }
+
+// replace is reset, with what is known instead; next is called with mu held.
+func (l *leases) replace(next func()) {
 	l.mu.Lock()
 	old := l.nodes
 	l.nodes, l.names, l.returns = map[dfs.Ino]*node{}, 0, nil
 	l.order.Init()
+	next()
 	l.wakeLocked()
 	l.mu.Unlock()
 	for _, in := range l.fs.snapshot() {
@@ -871,15 +865,15 @@ func (l *leases) reset() {
 	l.fs.invalidate(inos...)
 }
 
-// attach takes up leases under a leader.
-func (l *leases) attach(term uint64, until int64, kept []*metapb.Lease) {
-	l.mu.Lock()
-	l.term = term
-	at := l.clock
-	for _, g := range kept {
-		l.takeLocked(at, g)
-	}
-	l.mu.Unlock()
+// attach takes up leases under a leader: those that it says were kept, but for what was
+// recalled since it was asked, at at.
+func (l *leases) attach(term uint64, until int64, at uint64, kept []*metapb.Lease) {
+	l.replace(func() {
+		l.term = term
+		for _, g := range kept {
+			l.takeLocked(at, g)
+		}
+	})
 	l.until.Store(until)
 }
 
@@ -942,6 +936,7 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 		l.touch(ino, true)
 		l.mu.Unlock()
 		back.Shared = false
+		fs.flushFor(ino) // the leader may have kept it for bytes that are not written
 		fs.giveBackNow(back)
 		return
 	}
@@ -966,13 +961,7 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 			return // the session is over
 		}
 	}
-	if in := fs.find(ino); in != nil {
-		err := in.flush(fs.ctx)
-		in.release()
-		if err != nil && fs.ctx.Err() == nil {
-			fs.cfg.Logger.Warn("others wait for bytes that cannot be written", "inode", uint64(ino), "err", err)
-		}
-	}
+	fs.flushFor(ino)
 	l.mu.Lock()
 	if l.nodes[ino] == n {
 		l.touch(ino, true)
@@ -996,6 +985,18 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 		fs.invalidate(ino)
 	}
 	fs.giveBackNow(back)
+}
+
+// flushFor writes back an inode that others wait for.
+func (fs *FS) flushFor(ino dfs.Ino) {
+	in := fs.find(ino)
+	if in == nil {
+		return
+	}
+	defer in.release()
+	if err := in.flush(fs.ctx); err != nil && fs.ctx.Err() == nil {
+		fs.cfg.Logger.Warn("others wait for bytes that cannot be written", "inode", uint64(ino), "err", err)
+	}
 }
 
 // waitLocked waits until something about a node has changed, and lets go of l.mu
@@ -1076,7 +1077,7 @@ func (fs *FS) CacheFor(ino dfs.Ino) time.Duration {
 
 // remaining is how long leases are good.
 func (l *leases) remaining() time.Duration {
-	return time.Duration(max(0, l.until.Load()-bootTime()))
+	return time.Duration(max(0, l.until.Load()-l.fs.cfg.Clock()))
 }
 
 // Tell is CacheFor for attributes that the kernel is about to be told, and notes the mtime.

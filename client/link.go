@@ -16,7 +16,7 @@ func (fs *FS) Link(ctx context.Context, cred dfs.Cred, ino, parent dfs.Ino, name
 	if err := fs.flushIno(ctx, ino); err != nil {
 		return dfs.Attr{}, err
 	}
-	reply, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Link{
+	reply, alone, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Link{
 		Link: &metapb.Link{Ino: uint64(ino), Parent: uint64(parent), Name: []byte(name)},
 	}}, parent, ino)
 	fs.leases.named(parent, name, ino, alone && err == nil)

@@ -241,12 +241,16 @@ func (fs *FS) setThere(ctx context.Context, fl *fileLocks, s *setting) (token ui
 		return 0, err
 	}
 	var under *session
-	reply, _, err := fs.change(ctx, true, nil, func(_ context.Context, session *session) (*metapb.Mutation, error) {
-		under = session
-		return &metapb.Mutation{Op: &metapb.Mutation_SetLock{SetLock: &metapb.SetLock{
-			Ino: uint64(s.ino), Lock: rpc.LockToProto(s.lock), Closed: s.closed, Waits: s.waits,
-		}}}, nil
-	})
+	var reply *metapb.MutationReply
+	err = errUnknown
+	for errors.Is(err, errUnknown) { // what it may have done has ended with the session
+		reply, _, err = fs.change(ctx, nil, func(_ context.Context, session *session) (*metapb.Mutation, error) {
+			under = session
+			return &metapb.Mutation{Op: &metapb.Mutation_SetLock{SetLock: &metapb.SetLock{
+				Ino: uint64(s.ino), Lock: rpc.LockToProto(s.lock), Closed: s.closed, Waits: s.waits,
+			}}}, nil
+		})
+	}
 	l := fs.leases
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -626,7 +630,7 @@ func (n *NameLock) watch(under *session) {
 			close(n.lost)
 			return
 		case <-ticker.C:
-			if bootTime() > n.fs.beatAt.Load()+int64(under.ttl) {
+			if n.fs.cfg.Clock() > n.fs.beatAt.Load()+int64(under.ttl) {
 				close(n.lost)
 				return
 			}

@@ -13,7 +13,7 @@ func (fs *FS) SetPolicy(ctx context.Context, cred dfs.Cred, ino dfs.Ino, layout 
 	if !layout.Valid() {
 		return dfs.EINVAL
 	}
-	reply, _, err := fs.apply(ctx, true, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetPolicy{
+	reply, _, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetPolicy{
 		SetPolicy: &metapb.SetPolicy{Ino: uint64(ino), Layout: uint32(layout)},
 	}}, ino)
 	if err == nil && reply.Attr != nil {

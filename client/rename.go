@@ -17,7 +17,7 @@ func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 	}
 	op := &metapb.Rename{Parent: uint64(parent), Name: []byte(name), NewParent: uint64(newParent), NewName: []byte(newName), Flags: flags}
 	about := []dfs.Ino{parent, newParent, fs.leases.child(parent, name), fs.leases.child(newParent, newName)}
-	reply, alone, err := fs.change(ctx, false, about, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
+	reply, alone, err := fs.change(ctx, about, func(ctx context.Context, s *session) (*metapb.Mutation, error) {
 		if flags&dfs.RenameWhiteout != 0 {
 			ino, err := fs.takeIno(ctx, s)
 			if err != nil {

@@ -13,7 +13,7 @@ func (fs *FS) Rmdir(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name str
 	if _, _, ok := fs.removeLocal(cred, parent, name, true); ok {
 		return nil
 	}
-	_, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rmdir{
+	_, alone, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rmdir{
 		Rmdir: &metapb.Rmdir{Parent: uint64(parent), Name: []byte(name)},
 	}}, parent, fs.leases.child(parent, name))
 	fs.leases.named(parent, name, 0, alone && err == nil)

@@ -287,10 +287,11 @@ func (fs *FS) mutate(ctx context.Context, s *session, m *metapb.Mutation) (*meta
 	return reply, nil
 }
 
-// change carries out one change, under the next session when this one has expired.
-// build makes it for a session. repeat says that making it twice does no harm, inos what
-// it is known to change, and alone that nothing else happened to those meanwhile.
-func (fs *FS) change(ctx context.Context, repeat bool, inos []dfs.Ino, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (r *metapb.MutationReply, alone bool, err error) {
+// change carries out one change, under the next session when this one has expired before
+// it was made. When nobody knows whether it was, the error is errUnknown: made again it
+// could undo what others did since. build makes it for a session. inos is what it is known
+// to change, and alone says that nothing else happened to those meanwhile.
+func (fs *FS) change(ctx context.Context, inos []dfs.Ino, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (r *metapb.MutationReply, alone bool, err error) {
 	ctx, cancel := fs.bound(ctx)
 	defer cancel()
 	for {
@@ -307,7 +308,7 @@ func (fs *FS) change(ctx context.Context, repeat bool, inos []dfs.Ino, build fun
 		if !errors.Is(err, errExpired) {
 			return nil, false, err
 		}
-		unknown := errors.Is(err, errUnknown) && !repeat
+		unknown := errors.Is(err, errUnknown)
 		if _, err := fs.renew(ctx, s); err != nil {
 			return nil, false, err
 		}
@@ -349,8 +350,8 @@ func (fs *FS) abandoned(s *session, a asking) {
 }
 
 // apply is change for what does not depend on the session.
-func (fs *FS) apply(ctx context.Context, repeat bool, m *metapb.Mutation, inos ...dfs.Ino) (r *metapb.MutationReply, alone bool, err error) {
-	return fs.change(ctx, repeat, inos, func(context.Context, *session) (*metapb.Mutation, error) { return m, nil })
+func (fs *FS) apply(ctx context.Context, m *metapb.Mutation, inos ...dfs.Ino) (r *metapb.MutationReply, alone bool, err error) {
+	return fs.change(ctx, inos, func(context.Context, *session) (*metapb.Mutation, error) { return m, nil })
 }
 
 // takeIno takes an unused inode number.

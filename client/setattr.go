@@ -78,7 +78,7 @@ func (fs *FS) setAttr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, set SetAt
 	if attr, ok := fs.setLocal(cred, ino, &set, p); ok {
 		return fs.ours(attr), nil
 	}
-	reply, _, err := fs.apply(ctx, true, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetAttr{SetAttr: p}}, ino)
+	reply, _, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetAttr{SetAttr: p}}, ino)
 	if err != nil {
 		return dfs.Attr{}, err
 	}

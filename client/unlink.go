@@ -16,7 +16,7 @@ func (fs *FS) Unlink(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 		}
 		return nil
 	}
-	_, alone, err := fs.apply(ctx, false, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Unlink{
+	_, alone, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Unlink{
 		Unlink: &metapb.Unlink{Parent: uint64(parent), Name: []byte(name)},
 	}}, parent, fs.leases.child(parent, name))
 	fs.leases.named(parent, name, 0, alone && err == nil)

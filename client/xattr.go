@@ -101,18 +101,18 @@ func (fs *FS) SetXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name str
 	}
 	return fs.xattr(ctx, ino, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_SetXattr{
 		SetXattr: &metapb.SetXattr{Ino: uint64(ino), Name: []byte(name), Value: value, Flags: flags},
-	}}, flags == 0)
+	}})
 }
 
 // RemoveXattr removes one extended attribute.
 func (fs *FS) RemoveXattr(ctx context.Context, cred dfs.Cred, ino dfs.Ino, name string) error {
 	return fs.xattr(ctx, ino, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_RemoveXattr{
 		RemoveXattr: &metapb.RemoveXattr{Ino: uint64(ino), Name: []byte(name)},
-	}}, false)
+	}})
 }
 
-func (fs *FS) xattr(ctx context.Context, ino dfs.Ino, m *metapb.Mutation, repeat bool) error {
-	reply, _, err := fs.apply(ctx, repeat, m, ino)
+func (fs *FS) xattr(ctx context.Context, ino dfs.Ino, m *metapb.Mutation) error {
+	reply, _, err := fs.apply(ctx, m, ino)
 	if err == nil && reply.Attr != nil {
 		fs.seen(rpc.AttrFromProto(reply.Attr))
 	}

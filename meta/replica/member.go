@@ -104,7 +104,7 @@ func (n *Node) Peers(ctx context.Context) (peers []Peer, commit uint64, err erro
 	// a moment everybody would seem dead.
 	err = n.do(ctx, func() {
 		status = n.raft.Status()
-		since := bootTime() - int64(electionTicks*n.cfg.Tick)
+		since := n.cfg.Clock() - int64(electionTicks*n.cfg.Tick)
 		for id, at := range n.heard {
 			active[id] = at >= since
 		}

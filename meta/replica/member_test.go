@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/internal/clock"
 	"dfs/internal/disk"
 	"dfs/meta"
 )
@@ -154,13 +155,13 @@ func TestTransferToOneWhoCannotLeadIsRefused(t *testing.T) {
 	if err := l.AddLearner(soon(t), 4); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "there is a lease", func() bool { return l.lease.Load().valid() })
+	eventually(t, "there is a lease", func() bool { return l.lease.Load().valid(clock.Boot()) })
 	for _, to := range []dfs.NodeID{4, 77} {
 		if err := l.Transfer(soon(t), to); !errors.Is(err, ErrNotVoter) {
 			t.Fatalf("transfer to %v: %v", to, err)
 		}
 	}
-	if !l.Status().Leading || !l.lease.Load().valid() {
+	if !l.Status().Leading || !l.lease.Load().valid(clock.Boot()) {
 		t.Fatal("leadership or lease was given up")
 	}
 	if err := l.Transfer(soon(t), l.cfg.ID); err != nil {
@@ -305,7 +306,7 @@ func TestOnlyTheLeaderItselfHandsOver(t *testing.T) {
 	g, session, inos := bootstrapped(t, 3)
 	l := g.leader()
 	g.settle()
-	eventually(t, "there is a lease", func() bool { return l.lease.Load().valid() })
+	eventually(t, "there is a lease", func() bool { return l.lease.Load().valid(clock.Boot()) })
 	term := l.Status().Term
 	for id, n := range g.nodes() {
 		if id == l.cfg.ID {

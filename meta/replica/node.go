@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"dfs"
+	"dfs/internal/clock"
 	"dfs/internal/disk"
 	"dfs/meta"
 	"dfs/meta/store"
@@ -73,6 +74,7 @@ type Config struct {
 	Transport    Transport     // nil: a group of one
 	Logger       *slog.Logger  // nil: none
 	Tick         time.Duration // 0: DefaultTick
+	Clock        clock.Clock   // of leases; nil: the machine's
 	SegmentBytes int64         // of the log's files; 0: SegmentBytes
 
 	apply func(meta.Table, meta.Command) (meta.Reply, error) // nil: meta.Apply; tests have their own
@@ -104,7 +106,7 @@ type Node struct {
 	store     *store.Store
 	raft      *raft.RawNode    // of the goroutine run
 	storage   *storage         // of the goroutine run
-	heard     map[uint64]int64 // of the goroutine run: boot time of each member's last message
+	heard     map[uint64]int64 // of the goroutine run: time, by Config.Clock, of each member's last message
 	stamped   dfs.Time         // of the goroutine run: the latest time that this leader gave a command
 	quiet     bool             // of the goroutine run: since the last Ready only proposals and acknowledgements came
 	proposals chan *proposal
@@ -114,7 +116,7 @@ type Node struct {
 	ctx       context.Context
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup
-	voteAfter int64 // boot time in ns before which no vote is given
+	voteAfter int64 // time by Config.Clock before which no vote is given
 
 	reads     readIndexes
 	lease     atomic.Pointer[lease]
@@ -139,6 +141,9 @@ type Node struct {
 func Start(cfg Config) (*Node, error) {
 	if cfg.FS == nil {
 		cfg.FS = disk.OS()
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.Boot
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -210,7 +215,7 @@ func (n *Node) open() error {
 		return errors.Join(err, s.wal.close())
 	}
 	if !n.cfg.Bootstrap {
-		n.voteAfter = bootTime() + int64(electionTicks*n.cfg.Tick)
+		n.voteAfter = n.cfg.Clock() + int64(electionTicks*n.cfg.Tick)
 	}
 	n.publish(n.raft.BasicStatus().SoftState)
 	if n.cfg.Bootstrap || n.alone() {
@@ -341,7 +346,7 @@ func (n *Node) step(m *raftpb.Message) {
 	}
 	switch m.GetType() {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
-		if bootTime() < n.voteAfter {
+		if n.cfg.Clock() < n.voteAfter {
 			return // it may have helped to give a lease before it was started anew
 		}
 	case raftpb.MsgTransferLeader:
@@ -350,7 +355,7 @@ func (n *Node) step(m *raftpb.Message) {
 		return
 	}
 	if _, known := n.heard[m.GetFrom()]; known || len(n.heard) < heardMax {
-		n.heard[m.GetFrom()] = bootTime()
+		n.heard[m.GetFrom()] = n.cfg.Clock()
 	}
 	if err := n.raft.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
 		n.logger.Debug("raft refused a message", "type", m.GetType(), "from", dfs.NodeID(m.GetFrom()), "err", err)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"sync"
-	"time"
 
 	"go.etcd.io/raft/v3"
-	"golang.org/x/sys/unix"
 
 	"dfs/meta"
 )
@@ -19,27 +17,17 @@ const leaseShare = 0.6
 // questionsMax is how many questions to the majority may be without an answer.
 const questionsMax = 64
 
-// bootTime is a clock that goes on while the machine sleeps, in nanoseconds: a
-// master that was suspended must find its lease over.
-func bootTime() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return time.Now().UnixNano() // a kernel without it: never seen
-	}
-	return ts.Nano()
-}
-
 // lease lets the leader read without asking.
 type lease struct {
 	term  uint64
 	index uint64 // the rows must be at least here
-	until int64  // boot time in nanoseconds
+	until int64  // by Config.Clock
 }
 
 // question is one ReadIndex on its way.
 type question struct {
 	term  uint64
-	asked int64 // boot time
+	asked int64 // by Config.Clock
 	reads []*read
 }
 
@@ -105,9 +93,9 @@ func (n *Node) Read(ctx context.Context, fn func(meta.View) error) error {
 	if s := n.Status(); !s.Leading {
 		return &NotLeaderError{Leader: s.Leader}
 	}
-	if l := n.lease.Load(); l.valid() && n.applied.get() >= l.index {
+	if l := n.lease.Load(); l.valid(n.cfg.Clock()) && n.applied.get() >= l.index {
 		err := n.LocalRead(fn)
-		if l.valid() {
+		if l.valid(n.cfg.Clock()) {
 			return err
 		}
 	}
@@ -129,7 +117,7 @@ func (n *Node) Read(ctx context.Context, fn func(meta.View) error) error {
 	return n.LocalRead(fn)
 }
 
-func (l *lease) valid() bool { return l != nil && bootTime() < l.until }
+func (l *lease) valid(now int64) bool { return l != nil && now < l.until }
 
 // LocalRead calls fn with the state of this master, which may be behind.
 func (n *Node) LocalRead(fn func(meta.View) error) error {
@@ -144,7 +132,7 @@ func (n *Node) askLease() {
 		return
 	}
 	l := n.lease.Load()
-	if l != nil && l.until-bootTime() > int64(leaseShare/2*float64(electionTicks*n.cfg.Tick)) {
+	if l != nil && l.until-n.cfg.Clock() > int64(leaseShare/2*float64(electionTicks*n.cfg.Tick)) {
 		return
 	}
 	n.ask(nil)
@@ -176,7 +164,7 @@ func (n *Node) ask(reads []*read) {
 		}
 	}
 	r.last++
-	r.asked[r.last] = &question{term: s.Term, asked: bootTime(), reads: reads}
+	r.asked[r.last] = &question{term: s.Term, asked: n.cfg.Clock(), reads: reads}
 	n.raft.ReadIndex(binary.BigEndian.AppendUint64(nil, r.last))
 }
 

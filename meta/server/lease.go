@@ -45,7 +45,7 @@ func (s *Server) leaseSlack() time.Duration { return min(leaseSlackMax, s.cfg.Se
 // it changed.
 type leaseTable struct {
 	l     *leadership
-	names [nameStripes]sync.Mutex // of a folder's names that are being changed; taken in order
+	names [nameStripes]chan struct{} // of a folder's names that are being changed; full while taken, in order
 	seed  maphash.Seed
 
 	gate chan struct{} // closed when leases from before this term are no concern any more
@@ -88,11 +88,15 @@ type leased struct {
 }
 
 func newLeaseTable(l *leadership) *leaseTable {
-	return &leaseTable{
+	t := &leaseTable{
 		l: l, seed: maphash.MakeSeed(), gate: make(chan struct{}),
 		inodes: map[dfs.Ino]*leased{}, sessions: map[dfs.SessionID]*lessee{},
 		await: map[dfs.SessionID]bool{}, ended: map[dfs.SessionID]time.Time{},
 	}
+	for i := range t.names {
+		t.names[i] = make(chan struct{}, 1)
+	}
+	return t
 }
 
 // expect begins the term: these sessions may hold leases of the last one.
@@ -181,12 +185,16 @@ func (t *leaseTable) attach(id dfs.SessionID, keep []uint64) (good time.Duration
 		t.sessions[id] = s
 		if _, waited := t.await[id]; waited {
 			for _, ino := range keep {
-				if h := t.grantLocked(s, dfs.Ino(ino), t.at(dfs.Ino(ino)), true); h != nil {
-					kept = append(kept, t.leaseLocked(dfs.Ino(ino), h))
-				}
+				t.grantLocked(s, dfs.Ino(ino), t.at(dfs.Ino(ino)), true)
 			}
 			delete(t.await, id)
 			t.gateLocked()
+		}
+	}
+	// The session may have come before, and not heard the answer.
+	for _, ino := range keep {
+		if h := s.held[dfs.Ino(ino)]; h != nil && h.exclusive {
+			kept = append(kept, t.leaseLocked(dfs.Ino(ino), h))
 		}
 	}
 	for _, h := range s.recalls {
@@ -684,7 +692,7 @@ func (l *leadership) told(ctx context.Context, session dfs.SessionID, inos ...df
 
 // lockNames lets one change at a time work on a name, so that what a name leads to is
 // known before the change. The result lets go of them.
-func (t *leaseTable) lockNames(names []entryName) (unlock func()) {
+func (t *leaseTable) lockNames(ctx context.Context, names []entryName) (unlock func(), err error) {
 	var stripes []int
 	for _, n := range names {
 		var h maphash.Hash
@@ -694,14 +702,27 @@ func (t *leaseTable) lockNames(names []entryName) (unlock func()) {
 	}
 	slices.Sort(stripes)
 	stripes = slices.Compact(stripes)
-	for _, i := range stripes {
-		t.names[i].Lock()
-	}
-	return func() {
-		for _, i := range stripes {
-			t.names[i].Unlock()
+	for taken, i := range stripes {
+		select {
+		case t.names[i] <- struct{}{}:
+		case <-ctx.Done():
+			stripes = stripes[:taken]
+			err = rpc.Unavailable("waiting for another change of the same name: %v", ctx.Err())
+		}
+		if err != nil {
+			break
 		}
 	}
+	unlock = func() {
+		for _, i := range stripes {
+			<-t.names[i]
+		}
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
 }
 
 // entryName is a name in a folder.

@@ -158,7 +158,10 @@ func (l *leadership) exclude(ctx context.Context, session dfs.SessionID, command
 	if err := l.told(ctx, session, inos...); err != nil {
 		return nil, nil, err
 	}
-	unlock := l.leases.lockNames(names)
+	unlock, err := l.leases.lockNames(ctx, names)
+	if err != nil {
+		return nil, nil, err
+	}
 	guard := slices.ContainsFunc(commands, guards)
 	if err := l.leases.change(ctx, session, inos, guard); err != nil {
 		unlock()

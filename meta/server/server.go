@@ -17,6 +17,7 @@ import (
 	"dfs"
 	"dfs/gossip"
 	"dfs/internal/admin"
+	"dfs/internal/clock"
 	"dfs/internal/disk"
 	"dfs/meta"
 	"dfs/meta/replica"
@@ -58,7 +59,9 @@ type Config struct {
 
 	// For tests.
 	FS       disk.FS       // of the Raft log; nil: the machine's
+	Listener net.Listener  // nil: TCP on Listen
 	Dialer   rpc.Dialer    // nil: TCP
+	Clock    clock.Clock   // nil: the machine's
 	Tick     time.Duration // of Raft; 0: its default
 	DropWait time.Duration // how long a dead chunk's record stays; 0: 30 s
 }
@@ -141,8 +144,10 @@ func (s *Server) start() (err error) {
 		return err
 	}
 	s.cluster.Store(uint64(s.id.Cluster))
-	if s.listener, err = net.Listen("tcp", s.cfg.Listen); err != nil {
-		return fmt.Errorf("listen for masters and clients: %w", err)
+	if s.listener = s.cfg.Listener; s.listener == nil {
+		if s.listener, err = net.Listen("tcp", s.cfg.Listen); err != nil {
+			return fmt.Errorf("listen for masters and clients: %w", err)
+		}
 	}
 	if s.addr = s.cfg.Advertise; s.addr == "" {
 		s.addr = advertised(s.listener.Addr().String(), s.cfg.Join)
@@ -150,7 +155,7 @@ func (s *Server) start() (err error) {
 	s.pool = rpc.NewPool(s.id.Cluster, s.cfg.Dialer)
 	s.transport = newTransport(s)
 	if s.node, err = replica.Start(replica.Config{
-		ID: s.id.Node, Dir: s.cfg.Dir, FS: s.cfg.FS, Bootstrap: s.cfg.Bootstrap, Transport: s.transport, Logger: s.logger, Tick: s.cfg.Tick,
+		ID: s.id.Node, Dir: s.cfg.Dir, FS: s.cfg.FS, Bootstrap: s.cfg.Bootstrap, Transport: s.transport, Logger: s.logger, Tick: s.cfg.Tick, Clock: s.cfg.Clock,
 	}); err != nil {
 		return err
 	}

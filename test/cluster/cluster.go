@@ -1,11 +1,13 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,9 @@ import (
 
 	chunkserver "dfs/chunk/server"
 	"dfs/client"
+	"dfs/gossip"
+	"dfs/internal/clock"
+	"dfs/internal/disk"
 	"dfs/internal/loopback"
 	metaserver "dfs/meta/server"
 	"dfs/proto/adminpb"
@@ -26,6 +31,9 @@ import (
 // healthyTimeout is how long a cluster may take to be what a test waits for, on a
 // machine that runs other tests as well.
 const healthyTimeout = 60 * time.Second
+
+// logMax is how much of the log of a test that failed is shown, in bytes.
+const logMax = 24 << 10
 
 // pollInterval is between two looks at something that a test waits for.
 const pollInterval = 20 * time.Millisecond
@@ -40,6 +48,12 @@ type Options struct {
 	DropWait       time.Duration // 0: the masters' default
 	ReportInterval time.Duration // of chunk servers; 0: their default
 	Tick           time.Duration // of Raft; 0: its default
+	// Mem has networks, Raft logs and chunks in memory, so that all can be in a bubble
+	// of testing/synctest, where time is virtual. The masters' rows are on the machine's disk.
+	Mem bool
+	// Wires are what the daemons reach others through, by name; who has none has a
+	// network that always works. Only with Mem.
+	Wires map[string]*Wire
 }
 
 // Cluster is a running cluster. It ends with its test.
@@ -50,6 +64,9 @@ type Cluster struct {
 	o       Options
 	dir     string
 	logger  *slog.Logger
+	said    bytes.Buffer    // what is logged, with Options.Mem: it is shown by whoever judges
+	network *rpc.MemNetwork // with Options.Mem
+	gossip  *gossip.Network
 	finder  *rpc.Masters
 	masters []*master
 	chunks  []*chunk
@@ -58,11 +75,13 @@ type Cluster struct {
 // master is one of the masters; server is nil while it does not run.
 type master struct {
 	name, addr, dir string
+	fs              disk.FS // nil: the machine's
 	server          *metaserver.Server
 }
 
 type chunk struct {
 	name, addr, dir string
+	fs              disk.FS // nil: the machine's
 	server          *chunkserver.Server
 }
 
@@ -73,17 +92,34 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.Masters == 0 {
 		o.Masters = 3
 	}
-	c := &Cluster{t: t, o: o, dir: t.TempDir(), Pool: rpc.NewPool(0, nil)}
+	c := &Cluster{t: t, o: o, dir: t.TempDir()}
 	c.logger = c.log()
-	addrs := freeAddrs(t, o.Masters+o.Late+o.ChunkServers)
-	for i, addr := range addrs[:o.Masters+o.Late] {
+	for i := range o.Masters + o.Late {
 		name := fmt.Sprintf("master-%d", i+1)
-		c.masters = append(c.masters, &master{name: name, addr: addr, dir: filepath.Join(c.dir, name)})
+		c.masters = append(c.masters, &master{name: name, addr: name + ":7400", dir: filepath.Join(c.dir, name)})
 	}
-	for i, addr := range addrs[o.Masters+o.Late:] {
+	for i := range o.ChunkServers {
 		name := fmt.Sprintf("chunk-%d", i+1)
-		c.chunks = append(c.chunks, &chunk{name: name, addr: addr, dir: filepath.Join(c.dir, name)})
+		c.chunks = append(c.chunks, &chunk{name: name, addr: name + ":7500", dir: filepath.Join(c.dir, name)})
 	}
+	if o.Mem {
+		c.network, c.gossip = rpc.NewMemNetwork(), gossip.NewNetwork()
+		for _, m := range c.masters {
+			m.fs = disk.NewMem()
+		}
+		for _, s := range c.chunks {
+			s.fs = disk.NewMem()
+		}
+	} else {
+		addrs := freeAddrs(t, len(c.masters)+len(c.chunks))
+		for i, m := range c.masters {
+			m.addr = addrs[i]
+		}
+		for i, s := range c.chunks {
+			s.addr = addrs[len(c.masters)+i]
+		}
+	}
+	c.Pool = rpc.NewPool(0, c.dialer("test"))
 	c.finder = rpc.NewMasters(c.Pool, c.Masters(), c.logger)
 	t.Cleanup(c.close)
 	for _, m := range c.masters[:o.Masters] {
@@ -98,6 +134,9 @@ func Start(t testing.TB, o Options) *Cluster {
 
 // log writes what the daemons say into a file, which is shown when the test fails.
 func (c *Cluster) log() *slog.Logger {
+	if c.o.Mem {
+		return slog.New(slog.NewTextHandler(&lines{w: &c.said}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	f, err := os.CreateTemp(c.dir, "log")
 	if err != nil {
 		c.t.Fatal(err)
@@ -105,8 +144,7 @@ func (c *Cluster) log() *slog.Logger {
 	c.t.Cleanup(func() {
 		if c.t.Failed() {
 			b, err := os.ReadFile(f.Name())
-			const most = 24 << 10
-			c.t.Logf("log (%v):\n%s", err, b[max(0, len(b)-most):])
+			c.t.Logf("log (%v):\n%s", err, b[max(0, len(b)-logMax):])
 		}
 		f.Close()
 	})
@@ -136,10 +174,47 @@ func freeAddrs(t testing.TB, n int) []string {
 	return addrs
 }
 
+// dialer is how a daemon or client reaches others; nil: by TCP.
+func (c *Cluster) dialer(from string) rpc.Dialer {
+	if c.network == nil {
+		return nil
+	}
+	under := c.network.Dialer(from)
+	if w := c.o.Wires[from]; w != nil {
+		if w.under == nil { // else it is started again
+			w.under = under
+		}
+		return w.dial
+	}
+	return under
+}
+
+// clock is that of leases.
+func (c *Cluster) clock() clock.Clock {
+	if c.network == nil {
+		return clock.Boot
+	}
+	return func() int64 { return time.Now().UnixNano() } // virtual
+}
+
+// listen opens a daemon's address in memory.
+func (c *Cluster) listen(addr string) (net.Listener, gossip.Transport) {
+	if c.network == nil {
+		return nil, nil
+	}
+	l, err := c.network.Listen(addr)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return l, c.gossip.Transport()
+}
+
 func (c *Cluster) startMaster(m *master) {
 	c.t.Helper()
+	l, transport := c.listen(m.addr)
 	cfg := metaserver.Config{
-		Name: m.name, Dir: m.dir, Listen: m.addr, GossipListen: "127.0.0.1:0", Expected: c.o.Masters,
+		Name: m.name, Dir: m.dir, FS: m.fs, Listen: m.addr, Listener: l, Dialer: c.dialer(m.name), Clock: c.clock(),
+		GossipListen: "127.0.0.1:0", GossipTransport: transport, Expected: c.o.Masters,
 		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
 	}
 	if _, err := os.Stat(m.dir); m == c.masters[0] && errors.Is(err, os.ErrNotExist) {
@@ -156,8 +231,10 @@ func (c *Cluster) startMaster(m *master) {
 
 func (c *Cluster) startChunk(s *chunk) {
 	c.t.Helper()
+	l, transport := c.listen(s.addr)
 	server, err := chunkserver.Start(context.Background(), chunkserver.Config{
-		Name: s.name, Dirs: []string{s.dir}, Listen: s.addr, GossipListen: "127.0.0.1:0", Masters: c.Masters(), Host: s.name, Weight: 1,
+		Name: s.name, Dirs: []string{s.dir}, FS: s.fs, Listen: s.addr, Listener: l, Dialer: c.dialer(s.name),
+		GossipListen: "127.0.0.1:0", GossipTransport: transport, Masters: c.Masters(), Host: s.name, Weight: 1,
 		ReportInterval: c.o.ReportInterval, Version: "test", Logger: c.logger.With("node", s.name),
 	})
 	if err != nil {
@@ -181,6 +258,9 @@ func (c *Cluster) close() {
 	}
 	if err := errors.Join(append(errs, c.Pool.Close())...); err != nil {
 		c.t.Errorf("end of the cluster: %v", err)
+	}
+	if c.o.Mem {
+		time.Sleep(healthyTimeout) // memberlist's goroutines end with their timers; time is virtual
 	}
 }
 
@@ -358,12 +438,19 @@ func (c *Cluster) Eventually(what string, fn func() error) {
 	}
 }
 
+func (c *Cluster) clientConfig(timeout time.Duration) client.Config {
+	return client.Config{
+		Masters: c.Masters(), Host: "test", Mountpoint: "/test", OpTimeout: timeout,
+		Dialer: c.dialer("client"), Clock: c.clock(), Logger: c.logger.With("node", "client"),
+	}
+}
+
 // Client dials a client, which is closed with the test.
 func (c *Cluster) Client() *client.FS {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), healthyTimeout)
 	defer cancel()
-	fs, err := client.Dial(ctx, client.Config{Masters: c.Masters(), Host: "test", Mountpoint: "/test", OpTimeout: 30 * time.Second, Logger: c.logger.With("node", "client")})
+	fs, err := client.Dial(ctx, c.clientConfig(30*time.Second))
 	if err != nil {
 		c.t.Fatal(err)
 	}

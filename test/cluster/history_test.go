@@ -278,9 +278,12 @@ func byKey(history []porcupine.Operation) map[string][]porcupine.Operation {
 type past struct {
 	t     *testing.T
 	c     *Cluster
+	calls int           // by one program, at most
+	bound time.Duration // of one call
 	began time.Time
 	stop  atomic.Bool
 	next  atomic.Int64 // ids of calls, and values
+	last  atomic.Int64 // stamp
 
 	folders [folders]dfs.Ino
 	home    dfs.Ino // of the files
@@ -302,17 +305,32 @@ type program struct {
 	rng   *rand.Rand
 	fs    *client.FS
 	id    int
+	sync  bool                       // a change is not done before it lasts
+	looks bool                       // it changes nothing
+	idle  time.Duration              // the longest pauses; 0: none but short ones
 	files [historyFiles]*client.File // open all the time
+}
+
+// stamp is the time since the history began, but never the same twice: virtual time
+// stands still while something is done.
+func (h *past) stamp() int64 {
+	for {
+		last := h.last.Load()
+		now := max(int64(time.Since(h.began)), last+1)
+		if h.last.CompareAndSwap(last, now) {
+			return now
+		}
+	}
 }
 
 // timed makes one call and tells when it began and ended. A failure is no answer: what
 // it wanted may happen at any time.
 func (p *program) timed(fn func(ctx context.Context) error) (o porcupine.Operation, verdict dfs.Errno, unknown bool) {
-	ctx, cancel := context.WithTimeout(p.t.Context(), healthyTimeout/3)
+	ctx, cancel := context.WithTimeout(p.t.Context(), p.bound)
 	defer cancel()
-	o.ClientId, o.Call = p.id, int64(time.Since(p.began))
+	o.ClientId, o.Call = p.id, p.stamp()
 	err := fn(ctx)
-	o.Return = int64(time.Since(p.began))
+	o.Return = p.stamp()
 	if err != nil && !errors.As(err, &verdict) {
 		o.Return, unknown = math.MaxInt64, true
 	}
@@ -322,13 +340,34 @@ func (p *program) timed(fn func(ctx context.Context) error) (o porcupine.Operati
 	return o, verdict, unknown
 }
 
+// lasting is a change that is done when it lasts, if the program wants that. What does
+// not last then was done, or will be, or not.
+func (p *program) lasting(fn func(ctx context.Context) error, asks bool) func(ctx context.Context) error {
+	if !p.sync || asks {
+		return fn
+	}
+	return func(ctx context.Context) error {
+		if err := fn(ctx); err != nil {
+			return err
+		}
+		if err := p.fs.Sync(ctx); err != nil {
+			return fmt.Errorf("sync: %w", dfs.EIO)
+		}
+		return nil
+	}
+}
+
 // name makes one call about names.
 func (p *program) name() {
 	c := nameCall{id: p.next.Add(1), from: p.rng.IntN(slots), to: p.rng.IntN(slots)}
 	dir, name := p.folders[c.from/names], fmt.Sprint("n", c.from%names)
 	var a nameAnswer
 	var fn func(ctx context.Context) error
-	switch k := p.rng.IntN(100); {
+	k := p.rng.IntN(100)
+	if p.looks {
+		k = 60 + k*40/100
+	}
+	switch {
 	case k < 25:
 		c.kind = "create"
 		fn = func(ctx context.Context) error {
@@ -371,9 +410,13 @@ func (p *program) name() {
 			return err
 		}
 	}
-	o, verdict, unknown := p.timed(fn)
-	if unknown && (c.kind == "lookup" || c.kind == "list") {
+	asks := c.kind == "lookup" || c.kind == "list"
+	o, verdict, unknown := p.timed(p.lasting(fn, asks))
+	if unknown && asks {
 		return
+	}
+	if unknown {
+		a.ino = 0
 	}
 	a.verdict, a.unknown = verdict, unknown
 	o.Input, o.Output = c, a
@@ -385,7 +428,7 @@ func (p *program) name() {
 // register reads or writes one register. How to do that is chosen at random.
 func (p *program) register() {
 	n := p.rng.IntN(historyFiles)
-	c := regCall{write: p.rng.IntN(3) == 0}
+	c := regCall{write: p.rng.IntN(3) == 0 && !p.looks}
 	if c.write {
 		c.value = uint64(p.next.Add(1))
 	}
@@ -412,7 +455,7 @@ func (p *program) register() {
 			return err
 		}
 	}
-	o, verdict, unknown := p.timed(fn)
+	o, verdict, unknown := p.timed(p.lasting(fn, !c.write))
 	if verdict != dfs.OK {
 		p.t.Errorf("%v: %v", c, error(verdict))
 		return
@@ -516,7 +559,7 @@ func (p *program) run(over func() bool) {
 		defer f.Release()
 		p.files[i] = f
 	}
-	for i := 0; i < historyCalls && !over() && !p.t.Failed(); i++ {
+	for i := 0; i < p.calls && !over() && !p.t.Failed(); i++ {
 		if p.rng.IntN(2) == 0 {
 			p.name()
 		} else {
@@ -525,6 +568,9 @@ func (p *program) run(over func() bool) {
 		if p.rng.IntN(4) == 0 {
 			time.Sleep(time.Duration(p.rng.IntN(20_000)) * time.Microsecond)
 		}
+		if p.idle > 0 && p.rng.IntN(10) == 0 {
+			time.Sleep(rand.N(p.idle))
+		}
 	}
 }
 
@@ -532,13 +578,13 @@ func (p *program) run(over func() bool) {
 type historyVariant struct {
 	name    string
 	leaves  bool // the last client is closed in the middle, and another one comes
-	trouble func(h *past, w *wire)
+	trouble func(h *past, w *Wire)
 }
 
 var historyVariants = []historyVariant{
 	{name: "quiet"},
 	{name: "client-leaves", leaves: true},
-	{name: "leader-transferred", trouble: func(h *past, _ *wire) {
+	{name: "leader-transferred", trouble: func(h *past, _ *Wire) {
 		for range 2 {
 			h.pause(3)
 			err := h.c.Call(func(ctx context.Context, conn *grpc.ClientConn) error {
@@ -550,14 +596,14 @@ var historyVariants = []historyVariant{
 			}
 		}
 	}},
-	{name: "leader-killed", trouble: func(h *past, _ *wire) {
+	{name: "leader-killed", trouble: func(h *past, _ *Wire) {
 		h.pause(3)
 		leader := h.c.Leader()
 		h.c.Kill(leader)
 		h.pause(4)
 		h.c.Restart(leader)
 	}},
-	{name: "client-cut-off", trouble: func(h *past, w *wire) {
+	{name: "client-cut-off", trouble: func(h *past, w *Wire) {
 		for i := range 2 {
 			h.pause(5)
 			w.cut(i == 1)
@@ -608,8 +654,8 @@ func TestRandomHistoriesAreLinearizable(t *testing.T) {
 func (v *historyVariant) run(t *testing.T, seed uint64) {
 	const clients = 3
 	c := Start(t, Options{ChunkServers: 3})
-	h := &past{t: t, c: c}
-	var wires [clients]wire
+	h := &past{t: t, c: c, calls: historyCalls, bound: healthyTimeout / 3}
+	var wires [clients]Wire
 	open := func(i int) *client.FS {
 		fs, err := c.dial(&wires[i], healthyTimeout/2)
 		if err != nil {

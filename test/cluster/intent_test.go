@@ -12,7 +12,7 @@ import (
 // syncer writes pages of one file and syncs each, until the client is cut off.
 type syncer struct {
 	user
-	w    *wire
+	w    *Wire
 	f    *client.File
 	want []byte
 }

@@ -24,17 +24,17 @@ var table = []row{
 	{"client/append", ". placement chunk/code rpc proto/chunkpb"},
 	{"meta", ". placement internal/invariant"},
 	{"meta/store", ". meta internal/disk"},
-	{"meta/replica", ". meta meta/store proto/logpb internal/disk"},
+	{"meta/replica", ". meta meta/store proto/logpb internal/clock internal/disk"},
 	{"meta/repair", ". meta placement"},
 	// A server hands the operating system's disk to its store, and serves the admin
 	// address.
-	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/disk internal/admin"},
+	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/clock internal/disk internal/admin"},
 	{"chunk", ". chunk/record internal/disk internal/invariant"},
 	{"chunk/scrub", ". chunk"},
 	// proto/metapb: a chunk server tells the masters that it is there and what it holds.
 	{"chunk/server", ". chunk chunk/* gossip placement rpc proto/chunkpb proto/metapb internal/disk internal/admin"},
 	// chunk/record: a client on the machine of a chunk server reads its files.
-	{"client", ". client/* placement chunk/code chunk/record rpc proto/metapb proto/chunkpb"},
+	{"client", ". client/* placement chunk/code chunk/record rpc proto/metapb proto/chunkpb internal/clock"},
 	{"fuse", ". client"},
 	{"cmd/*", ". chunk chunk/* client client/* fuse gossip internal/* meta meta/* placement proto/* rpc"},
 }
@@ -53,7 +53,7 @@ var importers = map[string]string{
 	"google.golang.org/genproto":        "rpc",
 	"go.yaml.in/yaml":                   "cmd/dfs",
 	"golang.org/x/sync":                 "rpc meta/server chunk/server chunk client client/append",
-	"golang.org/x/sys":                  "internal/disk rpc meta/replica client fuse cmd/*",
+	"golang.org/x/sys":                  "internal/clock internal/disk rpc client fuse cmd/*",
 	"pgregory.net/rapid":                "", // tests only
 	"github.com/anishathalye/porcupine": "", // tests only
 	"github.com/rogpeppe/go-internal":   "",
