@@ -99,7 +99,7 @@ func (fs *FS) create(ctx context.Context, cred dfs.Cred, c *metapb.Create) (attr
 	}
 	attr = rpc.AttrFromProto(reply.Attr)
 	if !c.Tmpfile {
-		fs.leases.named(parent, string(c.Name), attr.Ino, alone)
+		fs.leases.name(alone, parent, string(c.Name), attr.Ino)
 	}
 	return attr, reply.Existed, nil
 }

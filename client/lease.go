@@ -30,7 +30,9 @@ const (
 //
 // The masters' answers come late or in another order than they were made. An answer may
 // be kept only when nothing happened to the inode here since it was asked for: each
-// recall and each change touches the inode, and who asks takes the clock first.
+// recall and each change touches the inode, and who asks takes the clock first. While a
+// change of ours is on its way to the masters and back, others may have seen already what
+// we have not heard of: nothing is kept of the inode then, and nothing answered from memory.
 //
 // Lock order: FS.mu, inode.mu, leases.mu, then session.mu or lane.mu.
 type leases struct {
@@ -43,6 +45,7 @@ type leases struct {
 	clock    uint64                 // +checklocks:mu — counts touches
 	floor    uint64                 // +checklocks:mu — answers asked for before are not kept
 	touched  map[dfs.Ino]touch      // +checklocks:mu — clock of the last one, when above floor
+	busy     map[dfs.Ino]int        // +checklocks:mu — changes by the masters under way
 	nodes    map[dfs.Ino]*node      // +checklocks:mu
 	locks    map[dfs.Ino]*fileLocks // +checklocks:mu
 	order    *list.List             // +checklocks:mu — of *node, the least recently used first
@@ -67,7 +70,7 @@ type node struct {
 	going     *going             // a write that is to go on, and that nobody else may get into
 	pending   int                // changes on the lane
 	commits   int                // of pending: commits, whose outcome is not known here
-	busy      int                // changes by the masters under way
+	busy      int                // leases.busy of it
 	target    string             // of a symlink; empty: not known
 	opened    bool               // a file was opened under this lease
 	own       bool               // the file was made or emptied here under this lease, and no byte written since was lost
@@ -84,7 +87,7 @@ type node struct {
 }
 
 func newLeases(fs *FS) *leases {
-	return &leases{fs: fs, touched: map[dfs.Ino]touch{}, nodes: map[dfs.Ino]*node{}, locks: map[dfs.Ino]*fileLocks{}, order: list.New(), clock: 1, evicting: make(chan struct{}, 1)}
+	return &leases{fs: fs, touched: map[dfs.Ino]touch{}, busy: map[dfs.Ino]int{}, nodes: map[dfs.Ino]*node{}, locks: map[dfs.Ino]*fileLocks{}, order: list.New(), clock: 1, evicting: make(chan struct{}, 1)}
 }
 
 // good reports whether leases are good now.
@@ -124,7 +127,7 @@ func (l *leases) touch(ino dfs.Ino, recall bool) {
 //
 // +checklocks:l.mu
 func (l *leases) fresh(ino dfs.Ino, at uint64) bool {
-	return l.granted(ino, at) && l.touched[ino].any <= at
+	return l.granted(ino, at) && l.touched[ino].any <= at && l.busy[ino] == 0
 }
 
 // granted reports whether a lease that was asked for at is still there.
@@ -167,7 +170,7 @@ func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 			n.unlocked = g.Unlocked
 		}
 	}
-	if g.Attr != nil {
+	if g.Attr != nil && n.busy == 0 {
 		attr := rpc.AttrFromProto(g.Attr)
 		n.learn(&attr)
 	}
@@ -176,7 +179,7 @@ func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 
 // +checklocks:l.mu
 func (l *leases) addLocked(ino dfs.Ino) *node {
-	n := &node{ino: ino}
+	n := &node{ino: ino, busy: l.busy[ino]}
 	n.place = l.order.PushBack(n)
 	l.nodes[ino] = n
 	return n
@@ -268,6 +271,10 @@ func (l *leases) dropNames(n *node) {
 	n.names, n.entries = nil, 0
 }
 
+// settled reports whether what is known of the inode is what it is like: no change by the
+// masters is under way, or it is not sent before what was changed in memory has been told.
+func (n *node) settled() bool { return n.busy == 0 || n.pending > 0 }
+
 // whole reports whether all names in the folder are known: a folder's size is how many
 // there are.
 func (n *node) whole() bool { return n.known && uint64(n.entries) == n.attr.Size }
@@ -298,7 +305,7 @@ func (l *leases) attr(ino dfs.Ino) (dfs.Attr, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.useLocked(ino)
-	if n == nil || !n.known {
+	if n == nil || !n.known || !n.settled() {
 		return dfs.Attr{}, false
 	}
 	return n.attr, true
@@ -312,7 +319,7 @@ func (l *leases) lookup(parent dfs.Ino, name string) (attr dfs.Attr, err error, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.useLocked(parent)
-	if n == nil || !n.known || !n.attr.IsDir() || len(name) > dfs.NameMax || name == "." || name == ".." {
+	if n == nil || !n.known || !n.settled() || !n.attr.IsDir() || len(name) > dfs.NameMax || name == "." || name == ".." {
 		return dfs.Attr{}, nil, false
 	}
 	ino, known := n.find(name)
@@ -323,7 +330,7 @@ func (l *leases) lookup(parent dfs.Ino, name string) (attr dfs.Attr, err error, 
 		return dfs.Attr{}, dfs.ENOENT, true
 	}
 	child := l.useLocked(ino)
-	if child == nil || !child.known {
+	if child == nil || !child.known || !child.settled() {
 		return dfs.Attr{}, nil, false
 	}
 	return child.attr, nil, true
@@ -336,7 +343,7 @@ func (l *leases) target(ino dfs.Ino) string {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.useLocked(ino); n != nil && n.known && n.attr.Nlink > 0 {
+	if n := l.useLocked(ino); n != nil && n.known && n.settled() && n.attr.Nlink > 0 {
 		return n.target
 	}
 	return ""
@@ -368,7 +375,7 @@ func (l *leases) free(parent dfs.Ino, name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.nodes[parent]
-	if n == nil {
+	if n == nil || !n.settled() {
 		return false
 	}
 	ino, known := n.find(name)
@@ -536,8 +543,11 @@ func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err err
 	defer l.mu.Unlock()
 	for _, g := range reply.Leases {
 		if n := l.takeLocked(at, g); n != nil {
+			if n.busy > 0 {
+				continue
+			}
 			n.learn(&attr)
-			if l.good() && n.exclusive && !n.recalled && n.busy == 0 {
+			if l.good() && n.exclusive && !n.recalled {
 				n.pins++
 				pinned = true
 			}
@@ -598,8 +608,34 @@ func (l *leases) wakeLocked() {
 
 // asking is a change by the masters under way.
 type asking struct {
-	at   uint64
-	inos []dfs.Ino
+	at    uint64
+	inos  []dfs.Ino
+	names []nameIn // that it is about, once it may have been sent
+}
+
+// nameIn is a name in a folder.
+type nameIn struct {
+	parent dfs.Ino
+	name   string
+}
+
+// namesOf lists the names that a change is about.
+func namesOf(m *metapb.Mutation) []nameIn {
+	in := func(parent uint64, name []byte) nameIn { return nameIn{dfs.Ino(parent), string(name)} }
+	switch {
+	case m.GetCreate() != nil:
+		return []nameIn{in(m.GetCreate().Parent, m.GetCreate().Name)}
+	case m.GetUnlink() != nil:
+		return []nameIn{in(m.GetUnlink().Parent, m.GetUnlink().Name)}
+	case m.GetRmdir() != nil:
+		return []nameIn{in(m.GetRmdir().Parent, m.GetRmdir().Name)}
+	case m.GetLink() != nil:
+		return []nameIn{in(m.GetLink().Parent, m.GetLink().Name)}
+	case m.GetRename() != nil:
+		r := m.GetRename()
+		return []nameIn{in(r.Parent, r.Name), in(r.NewParent, r.NewName)}
+	}
+	return nil
 }
 
 // begin is called before the masters are asked to change inodes: what is asked for from
@@ -612,32 +648,45 @@ func (l *leases) begin(inos []dfs.Ino) asking {
 	inos = slices.DeleteFunc(slices.Compact(inos), func(ino dfs.Ino) bool { return ino == 0 })
 	for _, ino := range inos {
 		l.touch(ino, false)
+		l.busy[ino]++
 		if n := l.nodes[ino]; n != nil {
-			n.busy++
+			n.busy = l.busy[ino]
 		}
 	}
-	return asking{l.clock, inos}
+	return asking{at: l.clock, inos: inos}
 }
 
-// end takes over what the masters answered. alone says that nothing else happened to
-// the inodes meanwhile: what their names lead to is known.
-func (l *leases) end(a asking, granted []*metapb.Lease) (alone bool) {
+// end takes over what the masters answered. alone is the clock since when it is known what
+// the names lead to that the change was about, if nothing else happens to their folders;
+// 0 when something has happened.
+func (l *leases) end(a asking, granted []*metapb.Lease) (alone uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	alone = true
+	free := true
 	for _, ino := range a.inos {
-		alone = alone && l.fresh(ino, a.at)
+		if l.busy[ino]--; l.busy[ino] == 0 {
+			delete(l.busy, ino)
+		}
+		free = free && l.fresh(ino, a.at)
 		if n := l.nodes[ino]; n != nil {
-			n.busy = max(0, n.busy-1)
+			n.busy = l.busy[ino]
 			n.known = n.known && n.pending > 0
 		}
 		l.touch(ino, false)
+	}
+	for _, c := range a.names {
+		if n := l.nodes[c.parent]; n != nil {
+			l.dropName(n, c.name)
+		}
 	}
 	for _, g := range granted {
 		l.takeLocked(a.at, g)
 	}
 	l.wakeLocked()
-	return alone
+	if !free {
+		return 0
+	}
+	return l.clock
 }
 
 // endUnknown is end for a change of which is not known whether it was made.
@@ -650,20 +699,6 @@ func (l *leases) endUnknown(a asking) {
 	}
 	l.mu.Unlock()
 	l.end(a, nil)
-}
-
-// named takes over what a name leads to after a change that was alone; 0 is nothing.
-func (l *leases) named(parent dfs.Ino, name string, ino dfs.Ino, alone bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := l.nodes[parent]
-	switch {
-	case n == nil:
-	case alone:
-		l.setName(n, name, ino)
-	default:
-		l.dropName(n, name)
-	}
 }
 
 // committed takes over attributes after a commit.
@@ -1069,7 +1104,7 @@ func (fs *FS) CacheFor(ino dfs.Ino) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.nodes[ino]
-	if n == nil || n.recalled {
+	if n == nil || n.recalled || n.busy > 0 {
 		return 0
 	}
 	return l.remaining()
@@ -1089,7 +1124,7 @@ func (fs *FS) Tell(a *dfs.Attr) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.nodes[a.Ino]
-	if n == nil || n.recalled {
+	if n == nil || n.recalled || n.busy > 0 {
 		return 0
 	}
 	n.shown = a.Mtime

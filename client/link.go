@@ -19,10 +19,10 @@ func (fs *FS) Link(ctx context.Context, cred dfs.Cred, ino, parent dfs.Ino, name
 	reply, alone, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Link{
 		Link: &metapb.Link{Ino: uint64(ino), Parent: uint64(parent), Name: []byte(name)},
 	}}, parent, ino)
-	fs.leases.named(parent, name, ino, alone && err == nil)
 	if err != nil {
 		return dfs.Attr{}, err
 	}
+	fs.leases.name(alone, parent, name, ino)
 	return fs.seen(rpc.AttrFromProto(reply.Attr)), nil
 }
 

@@ -307,7 +307,7 @@ func (in *inode) recallExtents() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.nodes[in.ino]
-	if n == nil || n.recalled || !n.known || n.extentsOf == 0 || n.extentsOf != n.attr.Change || n.extentsOf != in.attr.Change {
+	if n == nil || n.recalled || !n.known || !n.settled() || n.extentsOf == 0 || n.extentsOf != n.attr.Change || n.extentsOf != in.attr.Change {
 		return false
 	}
 	in.extents.load(0, forever, n.extents)

@@ -27,14 +27,13 @@ func (fs *FS) Rename(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 		}
 		return &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rename{Rename: op}}, nil
 	})
-	plain := alone && err == nil && flags&dfs.RenameExchange == 0 && reply.Attr != nil
-	fs.leases.named(parent, name, 0, false) // it stays when both lead to one inode
 	if err != nil || reply.Attr == nil {
-		fs.leases.named(newParent, newName, 0, false)
 		return err
 	}
 	attr := rpc.AttrFromProto(reply.Attr)
-	fs.leases.named(newParent, newName, attr.Ino, plain)
+	if flags&dfs.RenameExchange == 0 {
+		fs.leases.name(alone, newParent, newName, attr.Ino) // the old one stays when both lead to one inode
+	}
 	in := fs.find(attr.Ino)
 	if in == nil {
 		return nil

@@ -16,6 +16,8 @@ func (fs *FS) Rmdir(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name str
 	_, alone, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(cred), Op: &metapb.Mutation_Rmdir{
 		Rmdir: &metapb.Rmdir{Parent: uint64(parent), Name: []byte(name)},
 	}}, parent, fs.leases.child(parent, name))
-	fs.leases.named(parent, name, 0, alone && err == nil)
+	if err == nil {
+		fs.leases.name(alone, parent, name, 0)
+	}
 	return err
 }

@@ -290,8 +290,8 @@ func (fs *FS) mutate(ctx context.Context, s *session, m *metapb.Mutation) (*meta
 // change carries out one change, under the next session when this one has expired before
 // it was made. When nobody knows whether it was, the error is errUnknown: made again it
 // could undo what others did since. build makes it for a session. inos is what it is known
-// to change, and alone says that nothing else happened to those meanwhile.
-func (fs *FS) change(ctx context.Context, inos []dfs.Ino, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (r *metapb.MutationReply, alone bool, err error) {
+// to change, and alone is what leases.end answers.
+func (fs *FS) change(ctx context.Context, inos []dfs.Ino, build func(ctx context.Context, s *session) (*metapb.Mutation, error)) (r *metapb.MutationReply, alone uint64, err error) {
 	ctx, cancel := fs.bound(ctx)
 	defer cancel()
 	for {
@@ -306,28 +306,29 @@ func (fs *FS) change(ctx context.Context, inos []dfs.Ino, build func(ctx context
 			}
 		}
 		if !errors.Is(err, errExpired) {
-			return nil, false, err
+			return nil, 0, err
 		}
 		unknown := errors.Is(err, errUnknown)
 		if _, err := fs.renew(ctx, s); err != nil {
-			return nil, false, err
+			return nil, 0, err
 		}
 		if unknown {
-			return nil, false, errUnknown
+			return nil, 0, errUnknown
 		}
 	}
 }
 
 // mutateAlone carries out one change behind all that were made in memory: the masters have
 // to know what it stands on, and what comes after must know of it.
-func (fs *FS) mutateAlone(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (reply *metapb.MutateReply, alone bool, err error) {
+func (fs *FS) mutateAlone(ctx context.Context, s *session, m *metapb.Mutation, inos []dfs.Ino) (reply *metapb.MutateReply, alone uint64, err error) {
 	asking := fs.leases.begin(inos) // from here on nothing is changed in memory
 	if err = fs.lane.flush(ctx); err != nil {
 		return nil, fs.leases.end(asking, nil), err
 	}
+	asking.names = namesOf(m)
 	if reply, err = fs.mutate(ctx, s, m); err != nil && !errors.Is(err, errExpired) {
 		fs.wg.Go(func() { fs.abandoned(s, asking) })
-		return nil, false, err
+		return nil, 0, err
 	}
 	return reply, fs.leases.end(asking, reply.GetLeases()), err
 }
@@ -350,7 +351,7 @@ func (fs *FS) abandoned(s *session, a asking) {
 }
 
 // apply is change for what does not depend on the session.
-func (fs *FS) apply(ctx context.Context, m *metapb.Mutation, inos ...dfs.Ino) (r *metapb.MutationReply, alone bool, err error) {
+func (fs *FS) apply(ctx context.Context, m *metapb.Mutation, inos ...dfs.Ino) (r *metapb.MutationReply, alone uint64, err error) {
 	return fs.change(ctx, inos, func(context.Context, *session) (*metapb.Mutation, error) { return m, nil })
 }
 

@@ -47,18 +47,19 @@ func TestRandomHistoriesInVirtualTime(t *testing.T) {
 		t.Run(fmt.Sprintf("history.seed=%d", first+i), func(t *testing.T) {
 			t.Parallel()
 			v := &virtual{seed: first + i, rng: rand.New(rand.NewPCG(first+i, 99))}
-			synctest.Test(t, v.run)
-			if v.t = t; !t.Failed() {
-				v.judge() // outside of the bubble: it takes time
-			}
-			if t.Failed() || testing.Verbose() {
-				b := v.c.said.Bytes()
-				t.Logf("log:\n%s", b[max(0, len(b)-*historyLog):])
-				if *historyLog > logMax {
-					t.Logf("calls:\n%s", v.story())
+			defer func() { // also when what is in the bubble has failed: then nothing comes after it
+				if t.Failed() || testing.Verbose() {
+					b := v.c.said.Bytes()
+					t.Logf("log:\n%s", b[max(0, len(b)-*historyLog):])
+					if *historyLog > logMax {
+						t.Logf("calls:\n%s", v.story())
+					}
+					t.Logf("sessions of %v; clients are %v; %s", v.ttl, v.roles, strings.Join(v.log, "; "))
 				}
-				t.Logf("sessions of %v; clients are %v; %s", v.ttl, v.roles, strings.Join(v.log, "; "))
-			}
+			}()
+			synctest.Test(t, v.run)
+			v.t = t
+			v.judge() // outside of the bubble: it takes time
 		})
 	}
 }
