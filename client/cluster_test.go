@@ -386,6 +386,12 @@ func opFromProto(mu *metapb.Mutation) meta.Op {
 		return &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}
 	case *metapb.Mutation_SetPolicy:
 		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
+	case *metapb.Mutation_Access:
+		o := &meta.Access{}
+		for i, ino := range op.Access.Inos {
+			o.Inodes, o.Times = append(o.Inodes, dfs.Ino(ino)), append(o.Times, rpc.TimeFromProto(op.Access.Times[i]))
+		}
+		return o
 	case *metapb.Mutation_GrantIds:
 		return &meta.GrantIDs{Inodes: op.GrantIds.Inodes, Chunks: op.GrantIds.Chunks}
 	case *metapb.Mutation_Commit:

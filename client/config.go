@@ -23,6 +23,8 @@ type Config struct {
 	Logger     *slog.Logger        // nil: none
 	Dialer     rpc.Dialer          // nil: TCP
 	OnPending  func(bool)          // told whether changes of names and attributes are in memory only; may be nil, must not wait
+	Atime      AtimePolicy         // of which reads is told
+	NoDirAtime bool                // of those of folders never
 	Clock      clock.Clock         // nil: the machine's; for tests
 	OnSession  func(dfs.SessionID) // told of each session before it is used; may be nil
 }

@@ -10,15 +10,16 @@ import (
 
 // Flags of open(2) that the client heeds, with Linux's numbers on every platform.
 const (
-	flagAccess = 0o3
-	flagRead   = 0o0
-	flagWrite  = 0o1
-	flagCreate = 0o100
-	flagExcl   = 0o200
-	flagTrunc  = 0o1000
-	flagAppend = 0o2000
-	flagDsync  = 0o10000
-	flagDirect = 0o40000
+	flagAccess  = 0o3
+	flagRead    = 0o0
+	flagWrite   = 0o1
+	flagCreate  = 0o100
+	flagExcl    = 0o200
+	flagTrunc   = 0o1000
+	flagNoAtime = 0o1000000
+	flagAppend  = 0o2000
+	flagDsync   = 0o10000
+	flagDirect  = 0o40000
 )
 
 // File is an open file. Safe for concurrent use; Release ends it.

@@ -37,6 +37,7 @@ type FS struct {
 	session     atomic.Pointer[session]
 	leases      *leases
 	lane        *lane
+	atimes      atimes
 	skew        atomic.Int64  // nanoseconds by which the leader's clock is ahead of ours
 	beatAt      atomic.Int64  // boot time before the last heartbeat that was answered
 	lockIDs     atomic.Uint64 // of open files and of who locks names
@@ -73,6 +74,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 		flushing: make(chan struct{}, 1), beating: make(chan struct{}, 1),
 		inodes: map[dfs.Ino]*inode{}, losses: map[dfs.Ino]error{}, dirty: map[*inode]bool{}, released: map[dfs.Ino]bool{},
 	}
+	fs.atimes.wake, fs.atimes.times = make(chan struct{}, 1), map[dfs.Ino]dfs.Time{}
 	fs.leases, fs.lane, fs.direct = newLeases(fs), newLane(fs), newDirect(fs)
 	fs.masters = rpc.NewMasters(fs.pool, cfg.Masters, cfg.Logger)
 	fs.ctx, fs.cancel = context.WithCancel(context.Background()) //nolint:tidy // the FS outlives the call that made it; Close ends it
@@ -93,6 +95,7 @@ func Dial(ctx context.Context, cfg Config) (*FS, error) {
 	fs.wg.Go(fs.recallLoop)
 	fs.wg.Go(fs.evictLoop)
 	fs.wg.Go(fs.flushLoop)
+	fs.wg.Go(fs.atimeLoop)
 	return fs, nil
 }
 
@@ -109,6 +112,9 @@ func (fs *FS) Close() error {
 	ctx, cancel := fs.bound(fs.ctx)
 	defer cancel()
 	err := fs.Sync(ctx)
+	if aerr := fs.tellAtimes(ctx); aerr != nil {
+		fs.cfg.Logger.Debug("times of reads are not told", "err", aerr)
+	}
 	fs.app.Seal()
 	if cerr := fs.closeSession(ctx); cerr != nil {
 		fs.cfg.Logger.Warn("the session could not be closed, it will expire", "err", cerr)

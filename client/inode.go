@@ -179,7 +179,7 @@ func (in *inode) size() int64 { return max(int64(in.attr.Size), in.end) }
 func (in *inode) overlay() dfs.Attr {
 	attr := in.attr
 	if in.end == 0 {
-		return attr
+		return in.fs.withAtime(attr)
 	}
 	attr.Size = uint64(in.size())
 	// Not exact where bytes are overwritten; never 0, for which archivers would
@@ -192,7 +192,7 @@ func (in *inode) overlay() dfs.Attr {
 	if attr.Ctime.Compare(in.ctime) < 0 {
 		attr.Ctime = in.ctime
 	}
-	return attr
+	return in.fs.withAtime(attr)
 }
 
 // adopt takes over attributes that were known here under a lease: nobody else has
@@ -223,13 +223,13 @@ func (fs *FS) ours(attr dfs.Attr) dfs.Attr { return fs.withWritten(attr, (*inode
 // bytes which are not committed, and adds those bytes.
 func (fs *FS) withWritten(attr dfs.Attr, take func(*inode, *dfs.Attr)) dfs.Attr {
 	if !attr.IsFile() {
-		return attr
+		return fs.withAtime(attr)
 	}
 	fs.mu.RLock()
 	in := fs.inodes[attr.Ino]
 	fs.mu.RUnlock()
 	if in == nil {
-		return attr
+		return fs.withAtime(attr)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()

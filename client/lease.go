@@ -170,7 +170,7 @@ func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 			n.unlocked = g.Unlocked
 		}
 	}
-	if g.Attr != nil && n.busy == 0 {
+	if g.Attr != nil { // while n.busy, too, so that no older one is taken over later
 		attr := rpc.AttrFromProto(g.Attr)
 		n.learn(&attr)
 	}
@@ -189,7 +189,12 @@ func (l *leases) addLocked(ino dfs.Ino) *node {
 // order than they were given.
 func (n *node) learn(attr *dfs.Attr) {
 	if attr.Change >= n.attr.Change {
+		atime := n.attr.Atime
+		same := n.known && attr.Change == n.attr.Change
 		n.attr, n.known = *attr, true
+		if same { // but for reads, which may have been told since
+			n.attr.Accessed(atime, atime)
+		}
 	}
 }
 
@@ -1181,10 +1186,11 @@ func (l *leases) disown(ino dfs.Ino) {
 
 // KeepPages reports, when a file or folder is opened, whether what the kernel has cached of
 // its bytes or entries is good: it is, if all of it was read since the first time that it was
-// opened under the lease which is there now.
+// opened under the lease which is there now. With StrictAtime nothing is: reads from the
+// kernel's memory are not heard of.
 func (fs *FS) KeepPages(ino dfs.Ino) bool {
 	l := fs.leases
-	if fs.invalidator.Load() == nil || !l.good() {
+	if fs.cfg.Atime == StrictAtime || fs.invalidator.Load() == nil || !l.good() {
 		return false
 	}
 	l.mu.Lock()

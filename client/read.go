@@ -38,13 +38,15 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, nil
 	}
 	in := f.in
-	if _, err := in.fs.GetAttr(ctx, in.ino); err != nil {
+	attr, err := in.fs.GetAttr(ctx, in.ino)
+	if err != nil {
 		return 0, err // the extents must be those of now
 	}
 	for try := 0; ; try++ {
 		n, err := in.read(ctx, p, off)
 		if err == nil {
 			f.readAhead(off, n)
+			f.accessed(&attr)
 			return n, nil
 		}
 		if !errors.Is(err, errGone) {

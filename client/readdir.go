@@ -41,6 +41,9 @@ func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie ui
 		return Listing{}, err
 	}
 	fs.leases.take(at, reply.Leases)
+	if !fs.cfg.NoDirAtime {
+		fs.accessedIno(ino)
+	}
 	l := Listing{Entries: make([]dfs.Entry, len(reply.Entries)), End: reply.End, Parent: dfs.Ino(reply.Parent)}
 	for i, e := range reply.Entries {
 		l.Entries[i] = dfs.Entry{Name: string(e.Name), Ino: dfs.Ino(e.Ino), Type: e.Type, Cookie: e.Cookie}

@@ -11,6 +11,7 @@ import (
 // Readlink tells where a symbolic link points.
 func (fs *FS) Readlink(ctx context.Context, ino dfs.Ino) (string, error) {
 	if target := fs.leases.target(ino); target != "" {
+		fs.accessedIno(ino)
 		return target, nil
 	}
 	if err := fs.settleFor(ctx, ino); err != nil {
@@ -28,5 +29,6 @@ func (fs *FS) Readlink(ctx context.Context, ino dfs.Ino) (string, error) {
 		return "", err
 	}
 	fs.leases.setTarget(ino, string(reply.Target))
+	fs.accessedIno(ino)
 	return string(reply.Target), nil
 }

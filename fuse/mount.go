@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 
 	"dfs"
 	"dfs/client"
+	"dfs/internal/mountinfo"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/prometheus/client_golang/prometheus"
@@ -339,24 +339,12 @@ func (s *Server) Yield(ctx context.Context) error {
 // that FUSE starts with would cut each large read in eight requests. The device
 // number comes from the mount table, since a stat of our own mount would ask us.
 func setReadAhead(mountpoint string) error {
-	f, err := os.Open("/proc/self/mountinfo")
+	m, err := mountinfo.At(mountpoint)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	device := ""
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) > 4 && unescapeMount(fields[4]) == mountpoint {
-			device = fields[2] // the last line is the topmost mount
-		}
-	}
-	if device == "" {
+	if m == nil {
 		return fmt.Errorf("%s is not in the mount table", mountpoint)
 	}
-	return os.WriteFile(filepath.Join("/sys/class/bdi", device, "read_ahead_kb"), []byte(strconv.Itoa(readAheadKiB)), 0)
-}
-
-// unescapeMount undoes the octal escapes of white space in the mount table.
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	return os.WriteFile(filepath.Join("/sys/class/bdi", m.Device, "read_ahead_kb"), []byte(strconv.Itoa(readAheadKiB)), 0)
 }

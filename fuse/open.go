@@ -57,6 +57,9 @@ func (fs *fileSystem) fillOpen(out *gofuse.OpenOut, f *client.File, flags uint32
 	out.Fh = fs.addFile(f, in, flags)
 	if fs.client.KeepPages(f.Ino()) {
 		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE
+		if f.ReadUnseen() {
+			fs.Invalidate([]dfs.Ino{f.Ino()})
+		}
 	}
 	if flags&unix.O_DIRECT != 0 {
 		// Past the page cache, and writers of one file need not wait for each other.

@@ -74,6 +74,7 @@ func TestBrokenStoreIsNoVerdict(t *testing.T) {
 		&SetXattr{Ino: 16, Name: "user.b"},
 		&RemoveXattr{Ino: 16, Name: "user.a"},
 		&SetPolicy{Ino: 16, Layout: 1 << 3},
+		&Access{Inodes: []dfs.Ino{16}, Times: []dfs.Time{{Sec: 1 << 40}}},
 		&GrantIDs{Inodes: true, Chunks: true},
 		&CloseSession{Session: 1},
 		&Commit{

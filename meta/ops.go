@@ -164,6 +164,13 @@ type PutLocks struct {
 	Locks dfs.Locks
 }
 
+// Access tells when inodes were read last; those that are gone, and what is older than
+// the last change, it passes over.
+type Access struct {
+	Inodes []dfs.Ino
+	Times  []dfs.Time // of each
+}
+
 // SetPolicy sets the layout of new chunks of a file, or of new children of a
 // folder.
 type SetPolicy struct {

@@ -67,8 +67,10 @@ process is killed comes back by itself.
 
 Each long flag is also an option of -o and a variable of the environment:
 --op-timeout=10s is -o op-timeout=10s is DFS_OP_TIMEOUT=10s. Of mount(8)'s own
-options, -o takes ro, rw, dev, suid, exec and their opposites, and ignores those
-that say nothing to a file system (defaults, noatime, _netdev, x-..., and so on).`
+options, -o takes ro, rw, dev, suid, exec and their opposites, relatime (which it
+does by itself), noatime, strictatime, nodiratime and, as a mount helper, remount with
+ro, rw, dev, suid, exec. It ignores those that say nothing to a file system (defaults,
+_netdev, x-..., and so on).`
 
 const example = `  dfs-mount 10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400 /mnt/dfs
   dfs-mount -f --log-level=debug 10.0.0.1:7400 /mnt/dfs
@@ -110,6 +112,9 @@ func newCommand() *cobra.Command {
 			}
 			if opts.fake {
 				return nil
+			}
+			if opts.remount {
+				return remount(opts)
 			}
 			w, err := asWorker()
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/client"
 	"dfs/internal/cli"
 
 	"github.com/spf13/pflag"
@@ -39,6 +40,9 @@ type options struct {
 	adminListen string
 	completion  string   // print this shell's completion script instead
 	kernel      []string // dev, suid, noexec ...
+	atime       client.AtimePolicy
+	noDirAtime  bool
+	remount     bool // as a mount helper: change the kernel's options of the mount that is there
 }
 
 func defaultOptions() *options {
@@ -89,10 +93,19 @@ func (o *options) restrictions() dfs.Restrictions {
 // Options of mount(8) which the kernel or mount itself has already taken care
 // of, or which mean nothing to a file system without a local disk.
 var ignoredOptions = map[string]bool{
-	"defaults": true, "rw": true, "auto": true, "noauto": true, "nofail": true, "_netdev": true,
+	"defaults": true, "auto": true, "noauto": true, "nofail": true, "_netdev": true,
 	"user": true, "nouser": true, "users": true, "owner": true, "group": true,
-	"atime": true, "noatime": true, "relatime": true, "norelatime": true, "strictatime": true, "diratime": true, "nodiratime": true,
-	"lazytime": true, "nolazytime": true, "async": true, "default_permissions": true, "nonempty": true,
+	"norelatime": true, "lazytime": true, "nolazytime": true, "async": true, "default_permissions": true, "nonempty": true,
+}
+
+// atimeOptions say which reads change access times. The kernel leaves those to us.
+var atimeOptions = map[string]func(o *options){
+	"atime":       func(o *options) { o.atime = client.Relatime },
+	"relatime":    func(o *options) { o.atime = client.Relatime },
+	"noatime":     func(o *options) { o.atime = client.NoAtime },
+	"strictatime": func(o *options) { o.atime = client.StrictAtime },
+	"diratime":    func(o *options) { o.noDirAtime = false },
+	"nodiratime":  func(o *options) { o.noDirAtime = true },
 }
 
 var kernelOptions = map[string]bool{"dev": true, "nodev": true, "suid": true, "nosuid": true, "exec": true, "noexec": true}
@@ -128,6 +141,9 @@ func (o *options) complete(f *pflag.FlagSet, words, args []string) error {
 	o.mountpoint = args[len(args)-1]
 	// mount.fuse3 writes PROGRAM#SOURCE in the old form of /etc/fstab.
 	o.source = strings.TrimPrefix(o.source, "dfs#")
+	if o.remount {
+		return nil // it is about a mount that is there
+	}
 	if o.masters, err = parseMasters(o.source); err != nil {
 		return err
 	}
@@ -158,13 +174,22 @@ func (o *options) apply(f *pflag.FlagSet, word string) error {
 	case word == "" || ignoredOptions[word] || strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") ||
 		name == "comment" || name == "fsname" || name == "subtype":
 		return nil
+	case word == "rw":
+		o.readOnly = false
+		return nil
+	case word == "remount":
+		o.remount = true
+		return nil
+	case atimeOptions[word] != nil:
+		atimeOptions[word](o)
+		return nil
 	case kernelOptions[word]:
 		o.kernel = append(o.kernel, word)
 		return nil
 	}
 	fl := f.Lookup(strings.ReplaceAll(name, "_", "-"))
 	if fl == nil || fl.Hidden || notOption(fl.Name) {
-		if o.sloppy {
+		if o.sloppy || o.remount { // mount(8) says again what the table of mounts says
 			return nil
 		}
 		return cli.Usagef("unknown mount option %q; dfs-mount --help lists them", name)

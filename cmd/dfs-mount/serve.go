@@ -200,6 +200,8 @@ func dial(ctx context.Context, opts *options, w *worker, logger *slog.Logger, si
 		Logger:     logger,
 		OnSession:  w.ledger.Session,
 		OnPending:  w.ledger.Pending,
+		Atime:      opts.atime,
+		NoDirAtime: opts.noDirAtime,
 	}
 	for told := false; ; told = true {
 		bound := opts.opTimeout

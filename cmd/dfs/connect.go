@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 
 	"dfs"
 	"dfs/internal/cli"
+	"dfs/internal/mountinfo"
 	"dfs/proto/adminpb"
 	"dfs/rpc"
 )
@@ -56,7 +56,7 @@ func (g *global) addresses(path string) ([]string, error) {
 	list := g.masters
 	if list == "" && path != "" {
 		if m, err := mountOf(path); err == nil {
-			list = m.source
+			list = m.Source
 		}
 	}
 	addrs := rpc.ParseMasters(list, masterPort)
@@ -114,65 +114,34 @@ func (g *global) resolve(path string, fromRoot bool) (target, error) {
 	return target{ino: dfs.Ino(st.Ino)}, nil
 }
 
-// mount is one line of the mount table.
-type mount struct {
-	point  string
-	source string
-}
-
 // errNotMounted is the reason why a path has no cluster.
 var errNotMounted = errors.New("not on a dfs mount (with --root it is taken as a path from the root of the file system)")
 
 // mountOf finds the dfs mount that path lies on.
-func mountOf(path string) (mount, error) {
+func mountOf(path string) (mountinfo.Mount, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return mount{}, err
+		return mountinfo.Mount{}, err
 	}
 	// The last name may be a symlink that is meant itself; the folders before it
 	// are followed.
 	if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
 		abs = filepath.Join(dir, filepath.Base(abs))
 	}
-	table, err := os.Open("/proc/self/mountinfo")
+	table, err := mountinfo.Read()
 	if err != nil {
-		return mount{}, fmt.Errorf("%s: cannot tell which mount it is on: %w", path, err)
+		return mountinfo.Mount{}, fmt.Errorf("%s: cannot tell which mount it is on: %w", path, err)
 	}
-	defer table.Close()
-	best, found := mount{}, false
-	lines := bufio.NewScanner(table)
-	for lines.Scan() {
-		m, isDFS, ok := parseMountinfo(lines.Text())
-		if !ok || !within(abs, m.point) || len(m.point) < len(best.point) {
-			continue
+	var best mountinfo.Mount
+	for _, m := range table {
+		if within(abs, m.Point) && len(m.Point) >= len(best.Point) {
+			best = m
 		}
-		best, found = m, isDFS
 	}
-	if err := lines.Err(); err != nil {
-		return mount{}, err
-	}
-	if !found {
-		return mount{}, &fs.PathError{Op: "resolve", Path: path, Err: errNotMounted}
+	if best.Type != "fuse.dfs" {
+		return mountinfo.Mount{}, &fs.PathError{Op: "resolve", Path: path, Err: errNotMounted}
 	}
 	return best, nil
-}
-
-// parseMountinfo reads a line of /proc/self/mountinfo (proc(5)).
-func parseMountinfo(line string) (m mount, isDFS, ok bool) {
-	left, right, ok := strings.Cut(line, " - ")
-	if !ok {
-		return mount{}, false, false
-	}
-	fields, tail := strings.Fields(left), strings.Fields(right)
-	if len(fields) < 5 || len(tail) < 2 {
-		return mount{}, false, false
-	}
-	return mount{point: unescape(fields[4]), source: unescape(tail[1])}, tail[0] == "fuse.dfs", true
-}
-
-// unescape undoes the octal escapes of the mount table.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 func within(path, dir string) bool {

@@ -219,6 +219,8 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_CopyRange{CopyRange: &logpb.CopyRange{From: uint64(op.From), FromOff: op.FromOff, To: uint64(op.To), ToOff: op.ToOff, Len: op.Len}}
 	case *meta.SetPolicy:
 		p.Op = &logpb.Command_SetPolicy{SetPolicy: &logpb.SetPolicy{Ino: uint64(op.Ino), Layout: uint32(op.Layout)}}
+	case *meta.Access:
+		p.Op = &logpb.Command_Access{Access: &logpb.Access{Inos: slice(op.Inodes, func(i dfs.Ino) uint64 { return uint64(i) }), Times: slice(op.Times, timeToProto)}}
 	case *meta.GrantIDs:
 		p.Op = &logpb.Command_GrantIds{GrantIds: &logpb.GrantIDs{Inodes: op.Inodes, Chunks: op.Chunks}}
 	case *meta.OpenSession:
@@ -287,6 +289,8 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}
 	case *logpb.Command_SetPolicy:
 		c.Op = &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
+	case *logpb.Command_Access:
+		c.Op = &meta.Access{Inodes: slice(op.Access.Inos, func(i uint64) dfs.Ino { return dfs.Ino(i) }), Times: slice(op.Access.Times, timeFromProto)}
 	case *logpb.Command_GrantIds:
 		c.Op = &meta.GrantIDs{Inodes: op.GrantIds.Inodes, Chunks: op.GrantIds.Chunks}
 	case *logpb.Command_OpenSession:

@@ -25,6 +25,7 @@ const (
 	nameBytesMax     = dfs.NameMax + 1 // one more lets the state say ENAMETOOLONG
 	targetBytesMax   = dfs.PathMax + 1
 	groupsMax        = 65536
+	accessMax        = 4096
 )
 
 // Mutate carries out a client's changes.
@@ -395,6 +396,19 @@ func operation(m *metapb.Mutation) (meta.Op, error) {
 		return &meta.PutLocks{Ino: dfs.Ino(o.Ino), Locks: locks}, nil
 	case *metapb.Mutation_SetPolicy:
 		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: layout(op.SetPolicy.Layout)}, nil
+	case *metapb.Mutation_Access:
+		o := op.Access
+		if err := bound("inodes read", len(o.Inos), accessMax); err != nil {
+			return nil, err
+		}
+		access := &meta.Access{Inodes: make([]dfs.Ino, len(o.Inos)), Times: make([]dfs.Time, len(o.Times))}
+		for i, ino := range o.Inos {
+			access.Inodes[i] = dfs.Ino(ino)
+		}
+		for i, t := range o.Times {
+			access.Times[i] = rpc.TimeFromProto(t)
+		}
+		return access, nil
 	case *metapb.Mutation_GrantIds:
 		return &meta.GrantIDs{Inodes: op.GrantIds.Inodes, Chunks: op.GrantIds.Chunks}, nil
 	}

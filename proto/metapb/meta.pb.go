@@ -1446,6 +1446,7 @@ type Mutation struct {
 	//	*Mutation_PutLocks
 	//	*Mutation_Fallocate
 	//	*Mutation_CopyRange
+	//	*Mutation_Access
 	Op            isMutation_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1644,6 +1645,15 @@ func (x *Mutation) GetCopyRange() *CopyRange {
 	return nil
 }
 
+func (x *Mutation) GetAccess() *Access {
+	if x != nil {
+		if x, ok := x.Op.(*Mutation_Access); ok {
+			return x.Access
+		}
+	}
+	return nil
+}
+
 type isMutation_Op interface {
 	isMutation_Op()
 }
@@ -1708,6 +1718,10 @@ type Mutation_CopyRange struct {
 	CopyRange *CopyRange `protobuf:"bytes,18,opt,name=copy_range,json=copyRange,proto3,oneof"`
 }
 
+type Mutation_Access struct {
+	Access *Access `protobuf:"bytes,19,opt,name=access,proto3,oneof"`
+}
+
 func (*Mutation_Create) isMutation_Op() {}
 
 func (*Mutation_Link) isMutation_Op() {}
@@ -1737,6 +1751,8 @@ func (*Mutation_PutLocks) isMutation_Op() {}
 func (*Mutation_Fallocate) isMutation_Op() {}
 
 func (*Mutation_CopyRange) isMutation_Op() {}
+
+func (*Mutation_Access) isMutation_Op() {}
 
 type MutationReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3049,6 +3065,59 @@ func (x *CopyRange) GetLen() uint64 {
 	return 0
 }
 
+// Access tells when inodes were read.
+type Access struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Inos          []uint64               `protobuf:"varint,1,rep,packed,name=inos,proto3" json:"inos,omitempty"`
+	Times         []*Time                `protobuf:"bytes,2,rep,name=times,proto3" json:"times,omitempty"` // of each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_meta_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Access) GetInos() []uint64 {
+	if x != nil {
+		return x.Inos
+	}
+	return nil
+}
+
+func (x *Access) GetTimes() []*Time {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
 type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
@@ -3059,7 +3128,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +3140,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[39]
+	mi := &file_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3084,7 +3153,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{39}
+	return file_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -3111,7 +3180,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3192,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[40]
+	mi := &file_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3205,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{40}
+	return file_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -3165,7 +3234,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3246,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[41]
+	mi := &file_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3259,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{41}
+	return file_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LookupRequest) GetParent() uint64 {
@@ -3232,7 +3301,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3313,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[42]
+	mi := &file_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3326,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{42}
+	return file_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LookupReply) GetErrno() uint32 {
@@ -3291,7 +3360,7 @@ type GetAttrRequest struct {
 
 func (x *GetAttrRequest) Reset() {
 	*x = GetAttrRequest{}
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3303,7 +3372,7 @@ func (x *GetAttrRequest) String() string {
 func (*GetAttrRequest) ProtoMessage() {}
 
 func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[43]
+	mi := &file_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3316,7 +3385,7 @@ func (x *GetAttrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrRequest.ProtoReflect.Descriptor instead.
 func (*GetAttrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{43}
+	return file_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetAttrRequest) GetIno() uint64 {
@@ -3344,7 +3413,7 @@ type GetAttrReply struct {
 
 func (x *GetAttrReply) Reset() {
 	*x = GetAttrReply{}
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3425,7 @@ func (x *GetAttrReply) String() string {
 func (*GetAttrReply) ProtoMessage() {}
 
 func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[44]
+	mi := &file_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3438,7 @@ func (x *GetAttrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttrReply.ProtoReflect.Descriptor instead.
 func (*GetAttrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{44}
+	return file_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetAttrReply) GetErrno() uint32 {
@@ -3406,7 +3475,7 @@ type OpenRequest struct {
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3487,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[45]
+	mi := &file_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3500,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{45}
+	return file_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *OpenRequest) GetSession() uint64 {
@@ -3482,7 +3551,7 @@ type OpenReply struct {
 
 func (x *OpenReply) Reset() {
 	*x = OpenReply{}
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3563,7 @@ func (x *OpenReply) String() string {
 func (*OpenReply) ProtoMessage() {}
 
 func (x *OpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[46]
+	mi := &file_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3576,7 @@ func (x *OpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenReply.ProtoReflect.Descriptor instead.
 func (*OpenReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{46}
+	return file_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *OpenReply) GetErrno() uint32 {
@@ -3557,7 +3626,7 @@ type ExtentsRequest struct {
 
 func (x *ExtentsRequest) Reset() {
 	*x = ExtentsRequest{}
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3638,7 @@ func (x *ExtentsRequest) String() string {
 func (*ExtentsRequest) ProtoMessage() {}
 
 func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[47]
+	mi := &file_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3651,7 @@ func (x *ExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{47}
+	return file_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ExtentsRequest) GetIno() uint64 {
@@ -3626,7 +3695,7 @@ type ExtentsReply struct {
 
 func (x *ExtentsReply) Reset() {
 	*x = ExtentsReply{}
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3707,7 @@ func (x *ExtentsReply) String() string {
 func (*ExtentsReply) ProtoMessage() {}
 
 func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[48]
+	mi := &file_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3720,7 @@ func (x *ExtentsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentsReply.ProtoReflect.Descriptor instead.
 func (*ExtentsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{48}
+	return file_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExtentsReply) GetErrno() uint32 {
@@ -3700,7 +3769,7 @@ type NearRequest struct {
 
 func (x *NearRequest) Reset() {
 	*x = NearRequest{}
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +3781,7 @@ func (x *NearRequest) String() string {
 func (*NearRequest) ProtoMessage() {}
 
 func (x *NearRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[49]
+	mi := &file_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +3794,7 @@ func (x *NearRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NearRequest.ProtoReflect.Descriptor instead.
 func (*NearRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{49}
+	return file_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *NearRequest) GetSession() uint64 {
@@ -3759,7 +3828,7 @@ type NearReply struct {
 
 func (x *NearReply) Reset() {
 	*x = NearReply{}
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +3840,7 @@ func (x *NearReply) String() string {
 func (*NearReply) ProtoMessage() {}
 
 func (x *NearReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[50]
+	mi := &file_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +3853,7 @@ func (x *NearReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NearReply.ProtoReflect.Descriptor instead.
 func (*NearReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{50}
+	return file_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NearReply) GetFiles() []*NearFile {
@@ -3811,7 +3880,7 @@ type NearFile struct {
 
 func (x *NearFile) Reset() {
 	*x = NearFile{}
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +3892,7 @@ func (x *NearFile) String() string {
 func (*NearFile) ProtoMessage() {}
 
 func (x *NearFile) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[51]
+	mi := &file_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +3905,7 @@ func (x *NearFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NearFile.ProtoReflect.Descriptor instead.
 func (*NearFile) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{51}
+	return file_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *NearFile) GetAttr() *Attr {
@@ -3870,7 +3939,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +3951,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[52]
+	mi := &file_meta_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3895,7 +3964,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{52}
+	return file_meta_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReadDirRequest) GetIno() uint64 {
@@ -3961,7 +4030,7 @@ type ReadDirReply struct {
 
 func (x *ReadDirReply) Reset() {
 	*x = ReadDirReply{}
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4042,7 @@ func (x *ReadDirReply) String() string {
 func (*ReadDirReply) ProtoMessage() {}
 
 func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[53]
+	mi := &file_meta_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4055,7 @@ func (x *ReadDirReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirReply.ProtoReflect.Descriptor instead.
 func (*ReadDirReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{53}
+	return file_meta_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReadDirReply) GetErrno() uint32 {
@@ -4044,7 +4113,7 @@ type DirEntry struct {
 
 func (x *DirEntry) Reset() {
 	*x = DirEntry{}
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4056,7 +4125,7 @@ func (x *DirEntry) String() string {
 func (*DirEntry) ProtoMessage() {}
 
 func (x *DirEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[54]
+	mi := &file_meta_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4069,7 +4138,7 @@ func (x *DirEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirEntry.ProtoReflect.Descriptor instead.
 func (*DirEntry) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{54}
+	return file_meta_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DirEntry) GetName() []byte {
@@ -4117,7 +4186,7 @@ type ReadlinkRequest struct {
 
 func (x *ReadlinkRequest) Reset() {
 	*x = ReadlinkRequest{}
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4129,7 +4198,7 @@ func (x *ReadlinkRequest) String() string {
 func (*ReadlinkRequest) ProtoMessage() {}
 
 func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[55]
+	mi := &file_meta_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4142,7 +4211,7 @@ func (x *ReadlinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkRequest.ProtoReflect.Descriptor instead.
 func (*ReadlinkRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{55}
+	return file_meta_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReadlinkRequest) GetIno() uint64 {
@@ -4169,7 +4238,7 @@ type ReadlinkReply struct {
 
 func (x *ReadlinkReply) Reset() {
 	*x = ReadlinkReply{}
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4181,7 +4250,7 @@ func (x *ReadlinkReply) String() string {
 func (*ReadlinkReply) ProtoMessage() {}
 
 func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[56]
+	mi := &file_meta_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4263,7 @@ func (x *ReadlinkReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadlinkReply.ProtoReflect.Descriptor instead.
 func (*ReadlinkReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{56}
+	return file_meta_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReadlinkReply) GetErrno() uint32 {
@@ -4223,7 +4292,7 @@ type GetXattrRequest struct {
 
 func (x *GetXattrRequest) Reset() {
 	*x = GetXattrRequest{}
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4235,7 +4304,7 @@ func (x *GetXattrRequest) String() string {
 func (*GetXattrRequest) ProtoMessage() {}
 
 func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[57]
+	mi := &file_meta_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4248,7 +4317,7 @@ func (x *GetXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrRequest.ProtoReflect.Descriptor instead.
 func (*GetXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{57}
+	return file_meta_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetXattrRequest) GetIno() uint64 {
@@ -4289,7 +4358,7 @@ type GetXattrReply struct {
 
 func (x *GetXattrReply) Reset() {
 	*x = GetXattrReply{}
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4301,7 +4370,7 @@ func (x *GetXattrReply) String() string {
 func (*GetXattrReply) ProtoMessage() {}
 
 func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[58]
+	mi := &file_meta_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4314,7 +4383,7 @@ func (x *GetXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetXattrReply.ProtoReflect.Descriptor instead.
 func (*GetXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{58}
+	return file_meta_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetXattrReply) GetErrno() uint32 {
@@ -4342,7 +4411,7 @@ type ListXattrRequest struct {
 
 func (x *ListXattrRequest) Reset() {
 	*x = ListXattrRequest{}
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4354,7 +4423,7 @@ func (x *ListXattrRequest) String() string {
 func (*ListXattrRequest) ProtoMessage() {}
 
 func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[59]
+	mi := &file_meta_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4367,7 +4436,7 @@ func (x *ListXattrRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrRequest.ProtoReflect.Descriptor instead.
 func (*ListXattrRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{59}
+	return file_meta_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListXattrRequest) GetIno() uint64 {
@@ -4401,7 +4470,7 @@ type ListXattrReply struct {
 
 func (x *ListXattrReply) Reset() {
 	*x = ListXattrReply{}
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4413,7 +4482,7 @@ func (x *ListXattrReply) String() string {
 func (*ListXattrReply) ProtoMessage() {}
 
 func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[60]
+	mi := &file_meta_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4426,7 +4495,7 @@ func (x *ListXattrReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListXattrReply.ProtoReflect.Descriptor instead.
 func (*ListXattrReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{60}
+	return file_meta_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListXattrReply) GetErrno() uint32 {
@@ -4454,7 +4523,7 @@ type WaitLockRequest struct {
 
 func (x *WaitLockRequest) Reset() {
 	*x = WaitLockRequest{}
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4466,7 +4535,7 @@ func (x *WaitLockRequest) String() string {
 func (*WaitLockRequest) ProtoMessage() {}
 
 func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[61]
+	mi := &file_meta_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4479,7 +4548,7 @@ func (x *WaitLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitLockRequest.ProtoReflect.Descriptor instead.
 func (*WaitLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{61}
+	return file_meta_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WaitLockRequest) GetSession() uint64 {
@@ -4512,7 +4581,7 @@ type WaitLockReply struct {
 
 func (x *WaitLockReply) Reset() {
 	*x = WaitLockReply{}
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4524,7 +4593,7 @@ func (x *WaitLockReply) String() string {
 func (*WaitLockReply) ProtoMessage() {}
 
 func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[62]
+	mi := &file_meta_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4537,7 +4606,7 @@ func (x *WaitLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitLockReply.ProtoReflect.Descriptor instead.
 func (*WaitLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{62}
+	return file_meta_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WaitLockReply) GetErrno() uint32 {
@@ -4558,7 +4627,7 @@ type ClosingLockRequest struct {
 
 func (x *ClosingLockRequest) Reset() {
 	*x = ClosingLockRequest{}
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4570,7 +4639,7 @@ func (x *ClosingLockRequest) String() string {
 func (*ClosingLockRequest) ProtoMessage() {}
 
 func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[63]
+	mi := &file_meta_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4583,7 +4652,7 @@ func (x *ClosingLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosingLockRequest.ProtoReflect.Descriptor instead.
 func (*ClosingLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{63}
+	return file_meta_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ClosingLockRequest) GetSession() uint64 {
@@ -4615,7 +4684,7 @@ type ClosingLockReply struct {
 
 func (x *ClosingLockReply) Reset() {
 	*x = ClosingLockReply{}
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4627,7 +4696,7 @@ func (x *ClosingLockReply) String() string {
 func (*ClosingLockReply) ProtoMessage() {}
 
 func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[64]
+	mi := &file_meta_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4640,7 +4709,7 @@ func (x *ClosingLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosingLockReply.ProtoReflect.Descriptor instead.
 func (*ClosingLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{64}
+	return file_meta_proto_rawDescGZIP(), []int{65}
 }
 
 type GetLockRequest struct {
@@ -4654,7 +4723,7 @@ type GetLockRequest struct {
 
 func (x *GetLockRequest) Reset() {
 	*x = GetLockRequest{}
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4666,7 +4735,7 @@ func (x *GetLockRequest) String() string {
 func (*GetLockRequest) ProtoMessage() {}
 
 func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[65]
+	mi := &file_meta_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4679,7 +4748,7 @@ func (x *GetLockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockRequest.ProtoReflect.Descriptor instead.
 func (*GetLockRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{65}
+	return file_meta_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetLockRequest) GetSession() uint64 {
@@ -4714,7 +4783,7 @@ type GetLockReply struct {
 
 func (x *GetLockReply) Reset() {
 	*x = GetLockReply{}
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4726,7 +4795,7 @@ func (x *GetLockReply) String() string {
 func (*GetLockReply) ProtoMessage() {}
 
 func (x *GetLockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[66]
+	mi := &file_meta_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4739,7 +4808,7 @@ func (x *GetLockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLockReply.ProtoReflect.Descriptor instead.
 func (*GetLockReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{66}
+	return file_meta_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetLockReply) GetErrno() uint32 {
@@ -4772,7 +4841,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +4853,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[67]
+	mi := &file_meta_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +4866,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{67}
+	return file_meta_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *StatFSRequest) GetIno() uint64 {
@@ -4818,7 +4887,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4830,7 +4899,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[68]
+	mi := &file_meta_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4843,7 +4912,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{68}
+	return file_meta_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *StatFSReply) GetTotalBytes() uint64 {
@@ -4882,7 +4951,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4894,7 +4963,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[69]
+	mi := &file_meta_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4907,7 +4976,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{69}
+	return file_meta_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Server) GetId() uint64 {
@@ -4972,7 +5041,7 @@ type ClusterMap struct {
 
 func (x *ClusterMap) Reset() {
 	*x = ClusterMap{}
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4984,7 +5053,7 @@ func (x *ClusterMap) String() string {
 func (*ClusterMap) ProtoMessage() {}
 
 func (x *ClusterMap) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[70]
+	mi := &file_meta_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4997,7 +5066,7 @@ func (x *ClusterMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMap.ProtoReflect.Descriptor instead.
 func (*ClusterMap) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{70}
+	return file_meta_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ClusterMap) GetCluster() uint64 {
@@ -5045,7 +5114,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5057,7 +5126,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[71]
+	mi := &file_meta_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5070,7 +5139,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{71}
+	return file_meta_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -5095,7 +5164,7 @@ type HelloRequest struct {
 
 func (x *HelloRequest) Reset() {
 	*x = HelloRequest{}
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5107,7 +5176,7 @@ func (x *HelloRequest) String() string {
 func (*HelloRequest) ProtoMessage() {}
 
 func (x *HelloRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[72]
+	mi := &file_meta_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5120,7 +5189,7 @@ func (x *HelloRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloRequest.ProtoReflect.Descriptor instead.
 func (*HelloRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{72}
+	return file_meta_proto_rawDescGZIP(), []int{73}
 }
 
 type HelloReply struct {
@@ -5141,7 +5210,7 @@ type HelloReply struct {
 
 func (x *HelloReply) Reset() {
 	*x = HelloReply{}
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5153,7 +5222,7 @@ func (x *HelloReply) String() string {
 func (*HelloReply) ProtoMessage() {}
 
 func (x *HelloReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[73]
+	mi := &file_meta_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5166,7 +5235,7 @@ func (x *HelloReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HelloReply.ProtoReflect.Descriptor instead.
 func (*HelloReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{73}
+	return file_meta_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *HelloReply) GetCluster() uint64 {
@@ -5250,7 +5319,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5262,7 +5331,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[74]
+	mi := &file_meta_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5275,7 +5344,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{74}
+	return file_meta_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *JoinRequest) GetServer() *Server {
@@ -5310,7 +5379,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5322,7 +5391,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[75]
+	mi := &file_meta_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5335,7 +5404,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{75}
+	return file_meta_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *JoinReply) GetCluster() uint64 {
@@ -5371,7 +5440,7 @@ type JoinMasterRequest struct {
 
 func (x *JoinMasterRequest) Reset() {
 	*x = JoinMasterRequest{}
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +5452,7 @@ func (x *JoinMasterRequest) String() string {
 func (*JoinMasterRequest) ProtoMessage() {}
 
 func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[76]
+	mi := &file_meta_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +5465,7 @@ func (x *JoinMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterRequest.ProtoReflect.Descriptor instead.
 func (*JoinMasterRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{76}
+	return file_meta_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *JoinMasterRequest) GetId() uint64 {
@@ -5437,7 +5506,7 @@ type JoinMasterReply struct {
 
 func (x *JoinMasterReply) Reset() {
 	*x = JoinMasterReply{}
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5449,7 +5518,7 @@ func (x *JoinMasterReply) String() string {
 func (*JoinMasterReply) ProtoMessage() {}
 
 func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[77]
+	mi := &file_meta_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5462,7 +5531,7 @@ func (x *JoinMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinMasterReply.ProtoReflect.Descriptor instead.
 func (*JoinMasterReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{77}
+	return file_meta_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *JoinMasterReply) GetCluster() uint64 {
@@ -5488,7 +5557,7 @@ type WatchMapRequest struct {
 
 func (x *WatchMapRequest) Reset() {
 	*x = WatchMapRequest{}
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5500,7 +5569,7 @@ func (x *WatchMapRequest) String() string {
 func (*WatchMapRequest) ProtoMessage() {}
 
 func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[78]
+	mi := &file_meta_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5513,7 +5582,7 @@ func (x *WatchMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMapRequest.ProtoReflect.Descriptor instead.
 func (*WatchMapRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{78}
+	return file_meta_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *WatchMapRequest) GetEpoch() uint64 {
@@ -5533,7 +5602,7 @@ type ReportServerRequest struct {
 
 func (x *ReportServerRequest) Reset() {
 	*x = ReportServerRequest{}
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5545,7 +5614,7 @@ func (x *ReportServerRequest) String() string {
 func (*ReportServerRequest) ProtoMessage() {}
 
 func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[79]
+	mi := &file_meta_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5558,7 +5627,7 @@ func (x *ReportServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerRequest.ProtoReflect.Descriptor instead.
 func (*ReportServerRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{79}
+	return file_meta_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ReportServerRequest) GetServer() uint64 {
@@ -5585,7 +5654,7 @@ type ReportServerReply struct {
 
 func (x *ReportServerReply) Reset() {
 	*x = ReportServerReply{}
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5597,7 +5666,7 @@ func (x *ReportServerReply) String() string {
 func (*ReportServerReply) ProtoMessage() {}
 
 func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[80]
+	mi := &file_meta_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5610,7 +5679,7 @@ func (x *ReportServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportServerReply.ProtoReflect.Descriptor instead.
 func (*ReportServerReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{80}
+	return file_meta_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ReportServerReply) GetEpoch() uint64 {
@@ -5637,7 +5706,7 @@ type ReportChunksRequest struct {
 
 func (x *ReportChunksRequest) Reset() {
 	*x = ReportChunksRequest{}
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5649,7 +5718,7 @@ func (x *ReportChunksRequest) String() string {
 func (*ReportChunksRequest) ProtoMessage() {}
 
 func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[81]
+	mi := &file_meta_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5662,7 +5731,7 @@ func (x *ReportChunksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksRequest.ProtoReflect.Descriptor instead.
 func (*ReportChunksRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{81}
+	return file_meta_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ReportChunksRequest) GetServer() uint64 {
@@ -5688,7 +5757,7 @@ type ReportChunksReply struct {
 
 func (x *ReportChunksReply) Reset() {
 	*x = ReportChunksReply{}
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5700,7 +5769,7 @@ func (x *ReportChunksReply) String() string {
 func (*ReportChunksReply) ProtoMessage() {}
 
 func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[82]
+	mi := &file_meta_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5713,7 +5782,7 @@ func (x *ReportChunksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportChunksReply.ProtoReflect.Descriptor instead.
 func (*ReportChunksReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{82}
+	return file_meta_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ReportChunksReply) GetFree() []uint64 {
@@ -5733,7 +5802,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5745,7 +5814,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[83]
+	mi := &file_meta_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5758,7 +5827,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{83}
+	return file_meta_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -5789,7 +5858,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5801,7 +5870,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5814,7 +5883,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -5867,7 +5936,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5879,7 +5948,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5892,7 +5961,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{86}
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -6010,7 +6079,7 @@ const file_meta_proto_rawDesc = "" +
 	"\areplies\x18\x01 \x03(\v2\x1a.dfs.meta.v1.MutationReplyR\areplies\x12\x18\n" +
 	"\aexpired\x18\x02 \x01(\bR\aexpired\x12*\n" +
 	"\x06leases\x18\x03 \x03(\v2\x12.dfs.meta.v1.LeaseR\x06leases\x12\x16\n" +
-	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\xf2\x06\n" +
+	"\x06opened\x18\x04 \x03(\x04R\x06opened\"\xa1\a\n" +
 	"\bMutation\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12%\n" +
 	"\x04cred\x18\x02 \x01(\v2\x11.dfs.meta.v1.CredR\x04cred\x12%\n" +
@@ -6032,7 +6101,8 @@ const file_meta_proto_rawDesc = "" +
 	"\tput_locks\x18\x10 \x01(\v2\x15.dfs.meta.v1.PutLocksH\x00R\bputLocks\x126\n" +
 	"\tfallocate\x18\x11 \x01(\v2\x16.dfs.meta.v1.FallocateH\x00R\tfallocate\x127\n" +
 	"\n" +
-	"copy_range\x18\x12 \x01(\v2\x16.dfs.meta.v1.CopyRangeH\x00R\tcopyRangeB\x04\n" +
+	"copy_range\x18\x12 \x01(\v2\x16.dfs.meta.v1.CopyRangeH\x00R\tcopyRange\x12-\n" +
+	"\x06access\x18\x13 \x01(\v2\x13.dfs.meta.v1.AccessH\x00R\x06accessB\x04\n" +
 	"\x02op\"\xa1\x02\n" +
 	"\rMutationReply\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\rR\x05errno\x12%\n" +
@@ -6146,7 +6216,10 @@ const file_meta_proto_rawDesc = "" +
 	"\bfrom_off\x18\x02 \x01(\x04R\afromOff\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x15\n" +
 	"\x06to_off\x18\x04 \x01(\x04R\x05toOff\x12\x10\n" +
-	"\x03len\x18\x05 \x01(\x04R\x03len\"5\n" +
+	"\x03len\x18\x05 \x01(\x04R\x03len\"E\n" +
+	"\x06Access\x12\x12\n" +
+	"\x04inos\x18\x01 \x03(\x04R\x04inos\x12'\n" +
+	"\x05times\x18\x02 \x03(\v2\x11.dfs.meta.v1.TimeR\x05times\"5\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
 	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
@@ -6391,7 +6464,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -6432,53 +6505,54 @@ var file_meta_proto_goTypes = []any{
 	(*PutLocks)(nil),            // 36: dfs.meta.v1.PutLocks
 	(*Fallocate)(nil),           // 37: dfs.meta.v1.Fallocate
 	(*CopyRange)(nil),           // 38: dfs.meta.v1.CopyRange
-	(*SetPolicy)(nil),           // 39: dfs.meta.v1.SetPolicy
-	(*GrantIDs)(nil),            // 40: dfs.meta.v1.GrantIDs
-	(*LookupRequest)(nil),       // 41: dfs.meta.v1.LookupRequest
-	(*LookupReply)(nil),         // 42: dfs.meta.v1.LookupReply
-	(*GetAttrRequest)(nil),      // 43: dfs.meta.v1.GetAttrRequest
-	(*GetAttrReply)(nil),        // 44: dfs.meta.v1.GetAttrReply
-	(*OpenRequest)(nil),         // 45: dfs.meta.v1.OpenRequest
-	(*OpenReply)(nil),           // 46: dfs.meta.v1.OpenReply
-	(*ExtentsRequest)(nil),      // 47: dfs.meta.v1.ExtentsRequest
-	(*ExtentsReply)(nil),        // 48: dfs.meta.v1.ExtentsReply
-	(*NearRequest)(nil),         // 49: dfs.meta.v1.NearRequest
-	(*NearReply)(nil),           // 50: dfs.meta.v1.NearReply
-	(*NearFile)(nil),            // 51: dfs.meta.v1.NearFile
-	(*ReadDirRequest)(nil),      // 52: dfs.meta.v1.ReadDirRequest
-	(*ReadDirReply)(nil),        // 53: dfs.meta.v1.ReadDirReply
-	(*DirEntry)(nil),            // 54: dfs.meta.v1.DirEntry
-	(*ReadlinkRequest)(nil),     // 55: dfs.meta.v1.ReadlinkRequest
-	(*ReadlinkReply)(nil),       // 56: dfs.meta.v1.ReadlinkReply
-	(*GetXattrRequest)(nil),     // 57: dfs.meta.v1.GetXattrRequest
-	(*GetXattrReply)(nil),       // 58: dfs.meta.v1.GetXattrReply
-	(*ListXattrRequest)(nil),    // 59: dfs.meta.v1.ListXattrRequest
-	(*ListXattrReply)(nil),      // 60: dfs.meta.v1.ListXattrReply
-	(*WaitLockRequest)(nil),     // 61: dfs.meta.v1.WaitLockRequest
-	(*WaitLockReply)(nil),       // 62: dfs.meta.v1.WaitLockReply
-	(*ClosingLockRequest)(nil),  // 63: dfs.meta.v1.ClosingLockRequest
-	(*ClosingLockReply)(nil),    // 64: dfs.meta.v1.ClosingLockReply
-	(*GetLockRequest)(nil),      // 65: dfs.meta.v1.GetLockRequest
-	(*GetLockReply)(nil),        // 66: dfs.meta.v1.GetLockReply
-	(*StatFSRequest)(nil),       // 67: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 68: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 69: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 70: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 71: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 72: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 73: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 74: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 75: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 76: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 77: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 78: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 79: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 80: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 81: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 82: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 83: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 84: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 85: dfs.meta.v1.RaftDone
+	(*Access)(nil),              // 39: dfs.meta.v1.Access
+	(*SetPolicy)(nil),           // 40: dfs.meta.v1.SetPolicy
+	(*GrantIDs)(nil),            // 41: dfs.meta.v1.GrantIDs
+	(*LookupRequest)(nil),       // 42: dfs.meta.v1.LookupRequest
+	(*LookupReply)(nil),         // 43: dfs.meta.v1.LookupReply
+	(*GetAttrRequest)(nil),      // 44: dfs.meta.v1.GetAttrRequest
+	(*GetAttrReply)(nil),        // 45: dfs.meta.v1.GetAttrReply
+	(*OpenRequest)(nil),         // 46: dfs.meta.v1.OpenRequest
+	(*OpenReply)(nil),           // 47: dfs.meta.v1.OpenReply
+	(*ExtentsRequest)(nil),      // 48: dfs.meta.v1.ExtentsRequest
+	(*ExtentsReply)(nil),        // 49: dfs.meta.v1.ExtentsReply
+	(*NearRequest)(nil),         // 50: dfs.meta.v1.NearRequest
+	(*NearReply)(nil),           // 51: dfs.meta.v1.NearReply
+	(*NearFile)(nil),            // 52: dfs.meta.v1.NearFile
+	(*ReadDirRequest)(nil),      // 53: dfs.meta.v1.ReadDirRequest
+	(*ReadDirReply)(nil),        // 54: dfs.meta.v1.ReadDirReply
+	(*DirEntry)(nil),            // 55: dfs.meta.v1.DirEntry
+	(*ReadlinkRequest)(nil),     // 56: dfs.meta.v1.ReadlinkRequest
+	(*ReadlinkReply)(nil),       // 57: dfs.meta.v1.ReadlinkReply
+	(*GetXattrRequest)(nil),     // 58: dfs.meta.v1.GetXattrRequest
+	(*GetXattrReply)(nil),       // 59: dfs.meta.v1.GetXattrReply
+	(*ListXattrRequest)(nil),    // 60: dfs.meta.v1.ListXattrRequest
+	(*ListXattrReply)(nil),      // 61: dfs.meta.v1.ListXattrReply
+	(*WaitLockRequest)(nil),     // 62: dfs.meta.v1.WaitLockRequest
+	(*WaitLockReply)(nil),       // 63: dfs.meta.v1.WaitLockReply
+	(*ClosingLockRequest)(nil),  // 64: dfs.meta.v1.ClosingLockRequest
+	(*ClosingLockReply)(nil),    // 65: dfs.meta.v1.ClosingLockReply
+	(*GetLockRequest)(nil),      // 66: dfs.meta.v1.GetLockRequest
+	(*GetLockReply)(nil),        // 67: dfs.meta.v1.GetLockReply
+	(*StatFSRequest)(nil),       // 68: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),         // 69: dfs.meta.v1.StatFSReply
+	(*Server)(nil),              // 70: dfs.meta.v1.Server
+	(*ClusterMap)(nil),          // 71: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),              // 72: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),        // 73: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),          // 74: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),         // 75: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),           // 76: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),   // 77: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),     // 78: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),     // 79: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil), // 80: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),   // 81: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil), // 82: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),   // 83: dfs.meta.v1.ReportChunksReply
+	(*RaftMessage)(nil),         // 84: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 85: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 86: dfs.meta.v1.RaftDone
 }
 var file_meta_proto_depIdxs = []int32{
 	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -6506,114 +6580,116 @@ var file_meta_proto_depIdxs = []int32{
 	29,  // 22: dfs.meta.v1.Mutation.set_xattr:type_name -> dfs.meta.v1.SetXattr
 	30,  // 23: dfs.meta.v1.Mutation.remove_xattr:type_name -> dfs.meta.v1.RemoveXattr
 	31,  // 24: dfs.meta.v1.Mutation.commit:type_name -> dfs.meta.v1.Commit
-	39,  // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
-	40,  // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
+	40,  // 25: dfs.meta.v1.Mutation.set_policy:type_name -> dfs.meta.v1.SetPolicy
+	41,  // 26: dfs.meta.v1.Mutation.grant_ids:type_name -> dfs.meta.v1.GrantIDs
 	35,  // 27: dfs.meta.v1.Mutation.set_lock:type_name -> dfs.meta.v1.SetLock
 	36,  // 28: dfs.meta.v1.Mutation.put_locks:type_name -> dfs.meta.v1.PutLocks
 	37,  // 29: dfs.meta.v1.Mutation.fallocate:type_name -> dfs.meta.v1.Fallocate
 	38,  // 30: dfs.meta.v1.Mutation.copy_range:type_name -> dfs.meta.v1.CopyRange
-	1,   // 31: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
-	5,   // 32: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
-	5,   // 33: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
-	0,   // 34: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
-	0,   // 35: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
-	32,  // 36: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
-	33,  // 37: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
-	3,   // 38: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
-	0,   // 39: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
-	0,   // 40: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
-	34,  // 41: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
-	34,  // 42: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
-	2,   // 43: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,   // 44: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
-	6,   // 45: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 46: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
-	6,   // 47: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
-	2,   // 48: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,   // 49: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
-	3,   // 50: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
-	6,   // 51: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 52: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
-	3,   // 53: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
-	6,   // 54: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
-	51,  // 55: dfs.meta.v1.NearReply.files:type_name -> dfs.meta.v1.NearFile
-	6,   // 56: dfs.meta.v1.NearReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 57: dfs.meta.v1.NearFile.attr:type_name -> dfs.meta.v1.Attr
-	3,   // 58: dfs.meta.v1.NearFile.extents:type_name -> dfs.meta.v1.Extent
-	2,   // 59: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
-	54,  // 60: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
-	1,   // 61: dfs.meta.v1.ReadDirReply.attr:type_name -> dfs.meta.v1.Attr
-	6,   // 62: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 63: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
-	2,   // 64: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	2,   // 65: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	34,  // 66: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34,  // 67: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34,  // 68: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
-	69,  // 69: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	71,  // 70: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	69,  // 71: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	13,  // 72: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15,  // 73: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17,  // 74: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19,  // 75: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,   // 76: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,   // 77: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12,  // 78: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	41,  // 79: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	43,  // 80: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	45,  // 81: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	47,  // 82: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	49,  // 83: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
-	52,  // 84: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	55,  // 85: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	57,  // 86: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	59,  // 87: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	67,  // 88: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	61,  // 89: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	63,  // 90: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	65,  // 91: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	72,  // 92: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	74,  // 93: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	76,  // 94: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	78,  // 95: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	79,  // 96: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	81,  // 97: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	83,  // 98: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	84,  // 99: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 100: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 101: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 102: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 103: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 104: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 105: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	44,  // 106: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	42,  // 107: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	44,  // 108: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	46,  // 109: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	48,  // 110: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	50,  // 111: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	53,  // 112: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	56,  // 113: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	58,  // 114: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	60,  // 115: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	68,  // 116: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	62,  // 117: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	64,  // 118: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	66,  // 119: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	73,  // 120: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	75,  // 121: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	77,  // 122: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	70,  // 123: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	80,  // 124: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	82,  // 125: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	85,  // 126: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	85,  // 127: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	100, // [100:128] is the sub-list for method output_type
-	72,  // [72:100] is the sub-list for method input_type
-	72,  // [72:72] is the sub-list for extension type_name
-	72,  // [72:72] is the sub-list for extension extendee
-	0,   // [0:72] is the sub-list for field type_name
+	39,  // 31: dfs.meta.v1.Mutation.access:type_name -> dfs.meta.v1.Access
+	1,   // 32: dfs.meta.v1.MutationReply.attr:type_name -> dfs.meta.v1.Attr
+	5,   // 33: dfs.meta.v1.MutationReply.inodes:type_name -> dfs.meta.v1.IDRange
+	5,   // 34: dfs.meta.v1.MutationReply.chunks:type_name -> dfs.meta.v1.IDRange
+	0,   // 35: dfs.meta.v1.SetAttr.atime:type_name -> dfs.meta.v1.Time
+	0,   // 36: dfs.meta.v1.SetAttr.mtime:type_name -> dfs.meta.v1.Time
+	32,  // 37: dfs.meta.v1.Commit.files:type_name -> dfs.meta.v1.FileCommit
+	33,  // 38: dfs.meta.v1.Commit.chunks:type_name -> dfs.meta.v1.ChunkCommit
+	3,   // 39: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
+	0,   // 40: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
+	0,   // 41: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
+	34,  // 42: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 43: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
+	0,   // 44: dfs.meta.v1.Access.times:type_name -> dfs.meta.v1.Time
+	2,   // 45: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,   // 46: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 47: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 48: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 49: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
+	2,   // 50: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,   // 51: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 52: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
+	6,   // 53: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 54: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 55: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
+	6,   // 56: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
+	52,  // 57: dfs.meta.v1.NearReply.files:type_name -> dfs.meta.v1.NearFile
+	6,   // 58: dfs.meta.v1.NearReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 59: dfs.meta.v1.NearFile.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 60: dfs.meta.v1.NearFile.extents:type_name -> dfs.meta.v1.Extent
+	2,   // 61: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
+	55,  // 62: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
+	1,   // 63: dfs.meta.v1.ReadDirReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 64: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 65: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
+	2,   // 66: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	2,   // 67: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	34,  // 68: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 69: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 70: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
+	70,  // 71: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	72,  // 72: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	70,  // 73: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	13,  // 74: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 75: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 76: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 77: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 78: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 79: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 80: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	42,  // 81: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	44,  // 82: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	46,  // 83: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	48,  // 84: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	50,  // 85: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	53,  // 86: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	56,  // 87: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	58,  // 88: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	60,  // 89: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	68,  // 90: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62,  // 91: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	64,  // 92: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	66,  // 93: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	73,  // 94: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	75,  // 95: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	77,  // 96: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	79,  // 97: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	80,  // 98: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	82,  // 99: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	84,  // 100: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	85,  // 101: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 102: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 103: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 104: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 105: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 106: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 107: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 108: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 109: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 110: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 111: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 112: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 113: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 114: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 115: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 116: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 117: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 118: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 119: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 120: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 121: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 122: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 123: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 124: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 125: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 126: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 127: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 128: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	86,  // 129: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	102, // [102:130] is the sub-list for method output_type
+	74,  // [74:102] is the sub-list for method input_type
+	74,  // [74:74] is the sub-list for extension type_name
+	74,  // [74:74] is the sub-list for extension extendee
+	0,   // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -6637,6 +6713,7 @@ func file_meta_proto_init() {
 		(*Mutation_PutLocks)(nil),
 		(*Mutation_Fallocate)(nil),
 		(*Mutation_CopyRange)(nil),
+		(*Mutation_Access)(nil),
 	}
 	file_meta_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
@@ -6645,7 +6722,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   86,
+			NumMessages:   87,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

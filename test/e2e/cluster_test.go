@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"dfs/internal/mountinfo"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -398,16 +400,8 @@ func (m *mount) remove() error {
 
 // mounted says whether a mount is there, without asking the mount.
 func mounted(dir string) bool {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == dir {
-			return true
-		}
-	}
-	return false
+	m, err := mountinfo.At(dir)
+	return err == nil && m != nil
 }
 
 // shared is a healthy cluster for the tests that break nothing.

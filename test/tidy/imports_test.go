@@ -35,7 +35,7 @@ var table = []row{
 	{"chunk/server", ". chunk chunk/* gossip placement rpc proto/chunkpb proto/metapb internal/disk internal/admin"},
 	// chunk/record: a client on the machine of a chunk server reads its files.
 	{"client", ". client/* placement chunk/code chunk/record rpc proto/metapb proto/chunkpb internal/clock"},
-	{"fuse", ". client"},
+	{"fuse", ". client internal/mountinfo"},
 	{"cmd/*", ". chunk chunk/* client client/* fuse gossip internal/* meta meta/* placement proto/* rpc"},
 }
 
