@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 
 	"dfs"
@@ -70,6 +71,9 @@ func (s *Store) walk(fn func(v *volume, shard, name string)) error {
 // error: it is logged, and the file is served as damaged or left alone.
 func (s *Store) load(v *volume, shard, name string, window []byte) error {
 	file := path.Join(v.dir, chunksName, shard, name)
+	if strings.HasSuffix(name, partSuffix) {
+		return v.fs.Remove(file) // a restoration that a crash cut off
+	}
 	id, fragmentIndex, ok := parseName(name)
 	if !ok || shardName(id) != shard {
 		s.logger.Warn("this is no fragment file; it is left alone", "file", file)

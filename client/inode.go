@@ -333,6 +333,11 @@ func (in *inode) Failed(pieces []*appender.Piece, err error) {
 	if !errors.Is(err, errDropped) {
 		in.fail(err)
 	}
+	if errors.Is(err, appender.ErrGone) { // whoever has it open is told; to others nothing is lost
+		in.fs.mu.Lock()
+		delete(in.fs.losses, in.ino)
+		in.fs.mu.Unlock()
+	}
 	in.mu.Lock()
 	in.settledLocked(pieces)
 	in.mu.Unlock()

@@ -339,14 +339,14 @@ func TestRangesStayBounded(t *testing.T) {
 func TestDeletableSparesWhatNobodyWasGivenYet(t *testing.T) {
 	b := newBench(t)
 	ids := []dfs.ChunkID{testChunk(1), testChunk(64), testChunk(65), testChunk(1 << 40)}
-	if list, err := b.view().Deletable(ids); err != nil || len(list) != 0 {
+	if list, err := b.view().Deletable(0, ids); err != nil || len(list) != 0 {
 		t.Fatalf("%v, %v", list, err)
 	}
 	b.own(&CloseSession{Session: b.session})
-	if list, err := b.view().Deletable(ids); err != nil || !slices.Equal(list, ids[:2]) {
+	if list, err := b.view().Deletable(0, ids); err != nil || !slices.Equal(list, ids[:2]) {
 		t.Fatalf("%v, %v", list, err)
 	}
-	if list, err := NewView(newMemTable()).Deletable(ids); err != nil || len(list) != 0 {
+	if list, err := NewView(newMemTable()).Deletable(0, ids); err != nil || len(list) != 0 {
 		t.Fatalf("of an empty table: %v, %v", list, err)
 	}
 }

@@ -85,7 +85,7 @@ func TestBrokenStoreIsNoVerdict(t *testing.T) {
 	}
 	own := []Op{
 		&OpenSession{Nonce: 4}, &OpenSession{Nonce: 99}, &CloseSession{Session: 1}, &Reap{Inodes: []dfs.Ino{20}, ExtentsMax: 2},
-		&Reap{Inodes: []dfs.Ino{20}}, &DropChunks{Chunks: []dfs.ChunkID{testChunk(3)}}, threeServers(2, dfs.ServerDown),
+		&Reap{Inodes: []dfs.Ino{20}}, &DropChunks{Chunks: []dfs.ChunkID{testChunk(3)}}, &SetPresent{Server: 1, Lack: []dfs.ChunkID{testChunk(1)}}, threeServers(2, dfs.ServerDown),
 		&PutMaster{ID: 5, Name: "five"}, &RemoveMaster{ID: 4}, &Unlink{Parent: 1, Name: "f"},
 	}
 	prepare := func() *bench {
@@ -163,7 +163,7 @@ func TestViewsOfABrokenStoreSaySo(t *testing.T) {
 		"Chunk":      func(v View) error { _, _, err := v.Chunk(testChunk(1)); return err },
 		"Chunks":     func(v View) error { _, err := v.Chunks(0, 9); return err },
 		"Droppable":  func(v View) error { _, err := v.Droppable(0, 9); return err },
-		"Deletable":  func(v View) error { _, err := v.Deletable([]dfs.ChunkID{testChunk(1), testChunk(2)}); return err },
+		"Deletable":  func(v View) error { _, err := v.Deletable(0, []dfs.ChunkID{testChunk(1), testChunk(2)}); return err },
 		"Counters":   func(v View) error { _, err := v.Counters(); return err },
 		"Bootstrapd": func(v View) error { _, err := v.Bootstrapped(); return err },
 	}

@@ -205,6 +205,15 @@ type Reap struct {
 	ExtentsMax uint32 // extents and xattrs freed by this command; 0 is ReapMax
 }
 
+// SetPresent tells what a server has of chunks: fragments that it has made anew, or
+// found whole, up to what is committed; and fragments that it has lost. Chunks that
+// it is no home of, or that are gone, are passed over.
+type SetPresent struct {
+	Server dfs.NodeID
+	Have   []dfs.ChunkID // sealed ones; others are passed over
+	Lack   []dfs.ChunkID
+}
+
 // DropChunks removes the records of chunks that nothing needs; others are
 // passed over.
 type DropChunks struct {

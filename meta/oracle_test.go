@@ -487,7 +487,7 @@ func (o *oracle) drop(rt *rapid.T) {
 	if rep := o.own(&DropChunks{Chunks: ids}); !slices.Equal(rep.Dropped, want) {
 		rt.Fatalf("dropped: %v, want %v", rep.Dropped, want)
 	}
-	if got, err := o.view().Deletable(append(ids, testChunk(o.chunk))); err != nil || !slices.Equal(got, want) {
+	if got, err := o.view().Deletable(0, append(ids, testChunk(o.chunk))); err != nil || !slices.Equal(got, want) {
 		rt.Fatalf("deletable: %v, %v, want %v", got, err, want)
 	}
 }

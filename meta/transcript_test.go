@@ -568,7 +568,7 @@ func (s *script) lookAdmin(cmd string, a *args) string {
 		out = seqs(ids)
 	case "deletable":
 		var ids []dfs.ChunkID
-		ids, err = v.Deletable(chunkList(a.words))
+		ids, err = v.Deletable(0, chunkList(a.words))
 		out = seqs(ids)
 	case "orphans":
 		out, err = v.Orphans(0, 100)

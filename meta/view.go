@@ -393,8 +393,9 @@ func (v View) page(kind byte, above uint64, limit int, fn func(n uint64, b []byt
 }
 
 // Deletable says which of the chunks that a server holds nothing needs: no
-// record, and not in what a live session may still write.
-func (v View) Deletable(chunks []dfs.ChunkID) ([]dfs.ChunkID, error) {
+// record, and not in what a live session may still write; or whole on the servers that
+// they belong on, of which it is none.
+func (v View) Deletable(server dfs.NodeID, chunks []dfs.ChunkID) ([]dfs.ChunkID, error) {
 	is, err := v.Bootstrapped()
 	if err != nil || !is {
 		return nil, err
@@ -407,6 +408,13 @@ func (v View) Deletable(chunks []dfs.ChunkID) ([]dfs.ChunkID, error) {
 			return nil, err
 		}
 		if b != nil {
+			moved, err := v.moved(server, id, b)
+			if err != nil {
+				return nil, err
+			}
+			if moved {
+				list = append(list, id)
+			}
 			continue
 		}
 		if granted == nil {
@@ -419,6 +427,20 @@ func (v View) Deletable(chunks []dfs.ChunkID) ([]dfs.ChunkID, error) {
 		}
 	}
 	return list, nil
+}
+
+// moved reports whether a chunk is whole without what a server has of it.
+func (v View) moved(server dfs.NodeID, id dfs.ChunkID, row []byte) (bool, error) {
+	cl, err := v.cluster()
+	if err != nil {
+		return false, err
+	}
+	home, err := v.home(id.PG(cl.buckets))
+	if err != nil || server == 0 || slices.ContainsFunc(home, func(p position) bool { return p.server == server }) {
+		return false, err
+	}
+	c, err := decodeChunk(row)
+	return err == nil && len(home) > 0 && c.sealed && c.committed > 0 && c.presentNow(home) == 1<<len(home)-1, err
 }
 
 // granted lists in order the sequence numbers of chunks that may have no record

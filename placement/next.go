@@ -16,22 +16,24 @@ import (
 //     its data is where the chunks' records say.
 //   - A position that has no server, or one that is gone for ever, goes to a server
 //     that is up, as the ring would choose it beside the others of the row.
+//   - A server that is down leaves a group of which leaves says that it has been away for
+//     too long, when another can take its position. leaves may be nil: none does.
 //   - A group of which empty says that it holds no data goes where the ring wants it
 //     over the servers that are up. empty may be nil: no group is known to be empty.
 //
 // It does not look at Acting. The rows it returns are new.
-func Next(m *dfs.ClusterMap, layouts []dfs.Layout, empty func(dfs.PG) bool) (changed []dfs.PG, home map[dfs.PG][]dfs.NodeID) {
+func Next(m *dfs.ClusterMap, layouts []dfs.Layout, empty func(dfs.PG) bool, leaves func(dfs.PG, dfs.NodeID) bool) (changed []dfs.PG, home map[dfs.PG][]dfs.NodeID) {
 	home = map[dfs.PG][]dfs.NodeID{}
 	ring := newRing(m.Servers, func(s dfs.ServerState) bool { return s == dfs.ServerUp })
 	layouts = slices.Clone(layouts)
 	slices.Sort(layouts)
 	for _, l := range slices.Compact(layouts) {
-		maps.Copy(home, nextOf(m, ring, l, empty))
+		maps.Copy(home, nextOf(m, ring, l, empty, leaves))
 	}
 	return slices.Sorted(maps.Keys(home)), home
 }
 
-func nextOf(m *dfs.ClusterMap, ring *Ring, l dfs.Layout, empty func(dfs.PG) bool) map[dfs.PG][]dfs.NodeID {
+func nextOf(m *dfs.ClusterMap, ring *Ring, l dfs.Layout, empty func(dfs.PG) bool, leaves func(dfs.PG, dfs.NodeID) bool) map[dfs.PG][]dfs.NodeID {
 	out := map[dfs.PG][]dfs.NodeID{}
 	target := ring.Assign(l, m.Buckets)
 	fill := newAssignment(ring, l, m.Buckets)
@@ -46,7 +48,7 @@ func nextOf(m *dfs.ClusterMap, ring *Ring, l dfs.Layout, empty func(dfs.PG) bool
 		case empty != nil && empty(pg):
 			row = settle(old, target[b])
 		default:
-			row = keep(m, old)
+			row = keep(m, pg, leaves)
 		}
 		for _, id := range row {
 			if s := ring.index(id); s >= 0 {
@@ -60,20 +62,35 @@ func nextOf(m *dfs.ClusterMap, ring *Ring, l dfs.Layout, empty func(dfs.PG) bool
 	}
 	for _, pg := range holes {
 		fill.holes(pg, out[pg])
+		stay(m, pg, out[pg])
 	}
 	maps.DeleteFunc(out, func(pg dfs.PG, row []dfs.NodeID) bool { return slices.Equal(row, m.Home[pg]) })
 	return out
 }
 
-// keep is a row without the servers that are gone for ever.
-func keep(m *dfs.ClusterMap, old []dfs.NodeID) []dfs.NodeID {
-	row := slices.Clone(old)
+// keep is a row without the servers that are gone for ever or have been away for too long.
+func keep(m *dfs.ClusterMap, pg dfs.PG, leaves func(dfs.PG, dfs.NodeID) bool) []dfs.NodeID {
+	row := slices.Clone(m.Home[pg])
 	for i, id := range row {
-		if s := m.Server(id); s == nil || s.State == dfs.ServerGone {
+		s := m.Server(id)
+		if s == nil || s.State == dfs.ServerGone || s.State == dfs.ServerDown && leaves != nil && leaves(pg, id) {
 			row[i] = 0
 		}
 	}
 	return row
+}
+
+// stay gives positions that nobody could take back to those who should have left.
+func stay(m *dfs.ClusterMap, pg dfs.PG, row []dfs.NodeID) {
+	old := m.Home[pg]
+	for i := range row {
+		if row[i] != 0 || i >= len(old) {
+			continue
+		}
+		if s := m.Server(old[i]); s != nil && s.State == dfs.ServerDown && !slices.Contains(row, old[i]) {
+			row[i] = old[i]
+		}
+	}
 }
 
 // settle is the target in an order in which servers that stay keep their position.

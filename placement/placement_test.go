@@ -292,7 +292,7 @@ func TestNextKeepsItsPromises(t *testing.T) {
 			for range 4 {
 				data[dfs.MakePG(l, uint16(rapid.IntRange(0, 31).Draw(t, "data")))] = true
 			}
-			changed, home := Next(m, []dfs.Layout{l, l}, empty)
+			changed, home := Next(m, []dfs.Layout{l, l}, empty, nil)
 			if !slices.Equal(changed, slices.Sorted(maps.Keys(home))) {
 				t.Fatalf("changed and home differ")
 			}
@@ -336,7 +336,7 @@ func TestNextKeepsItsPromises(t *testing.T) {
 					}
 				}
 			}
-			if again, _ := Next(m, []dfs.Layout{l}, empty); len(again) != 0 {
+			if again, _ := Next(m, []dfs.Layout{l}, empty, nil); len(again) != 0 {
 				t.Fatalf("step %d: Next wants more after it was done: %v", step, again)
 			}
 		}
@@ -349,12 +349,12 @@ func TestServerThatIsBackHasItsPositions(t *testing.T) {
 	for i := range 4 {
 		m.Servers = append(m.Servers, dfs.Server{ID: dfs.NodeID(i + 1), State: dfs.ServerUp})
 	}
-	_, home := Next(m, []dfs.Layout{l}, nil)
+	_, home := Next(m, []dfs.Layout{l}, nil, nil)
 	maps.Copy(m.Home, home)
 	m.Derive()
 	before := m.Acting
 	m.Servers[2].State = dfs.ServerDown
-	if changed, _ := Next(m, []dfs.Layout{l}, nil); len(changed) != 0 {
+	if changed, _ := Next(m, []dfs.Layout{l}, nil, nil); len(changed) != 0 {
 		t.Errorf("homes change when a server is down for a while: %v", changed)
 	}
 	m.Derive()
@@ -487,7 +487,7 @@ func TestMisplacedCountsGroupsNotPositions(t *testing.T) {
 	for i := range 4 {
 		m.Servers = append(m.Servers, dfs.Server{ID: dfs.NodeID(i + 1), State: dfs.ServerUp})
 	}
-	_, home := Next(m, []dfs.Layout{l}, nil)
+	_, home := Next(m, []dfs.Layout{l}, nil, nil)
 	maps.Copy(m.Home, home)
 	if n := Misplaced(m, l); n != 0 {
 		t.Errorf("%d misplaced in a new cluster", n)

@@ -47,6 +47,8 @@ func (s *Server) member(ctx context.Context) {
 	s.wg.Go(func() { s.watchMap(ctx) })
 	s.wg.Go(func() { s.report(ctx) })
 	s.wg.Go(func() { s.update(ctx) })
+	s.wg.Go(func() { s.repair(ctx) })
+	s.wg.Go(func() { s.scrub(ctx) })
 	s.rejoin(ctx)
 }
 
@@ -249,10 +251,8 @@ func (s *Server) setMap(m *dfs.ClusterMap) {
 		return
 	}
 	s.clusterMap.Store(m)
-	select {
-	case s.mapChanged <- struct{}{}:
-	default:
-	}
+	kick(s.mapChanged)
+	kick(s.mends.kick)
 }
 
 // Map is the cluster map as the server knows it, nil before it has any.

@@ -45,6 +45,9 @@ func (s *Server) Read(ctx context.Context, req *chunkpb.ReadRequest) (*chunkpb.R
 	if err != nil {
 		free()
 		errno, text := verdict(err)
+		if dfs.Errno(errno) == dfs.EIO {
+			s.doubt(p.Chunk)
+		}
 		return &chunkpb.ReadReply{Errno: errno, Error: text}, nil
 	}
 	if !rpc.FreeAfterReply(ctx, free) {

@@ -45,7 +45,10 @@ type Config struct {
 	Weight    uint32 // share of the data; 0: the capacity in GiB
 	// ReserveBytes of each disk are left free by appends; 0: as chunk.Config tells.
 	ReserveBytes uint64
-	Version      string // of the program
+	Version      string        // of the program
+	RepairRate   int64         // bytes a second that repair reads and writes at most; 0: 128 MiB
+	ScrubRate    int64         // bytes a second that the scrub reads; 0: 32 MiB
+	ScrubEvery   time.Duration // between the beginnings of two scrubs; 0: 7 days
 
 	AdminListen     string // host:port of /metrics, /healthz and pprof; empty: none
 	GossipListen    string // host:port; empty: no gossip, unless there is a transport
@@ -79,6 +82,7 @@ type Server struct {
 
 	clusterMap atomic.Pointer[dfs.ClusterMap]
 	mapChanged chan struct{} // the member loop should look at the map
+	mends      repairs
 	joined     atomic.Bool
 	seeds      []string // gossip addresses told by the first join; the member loop's
 
@@ -111,10 +115,13 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	cfg.ReportInterval = cmp.Or(cfg.ReportInterval, reportInterval)
 	cfg.HopTimeout = cmp.Or(cfg.HopTimeout, defaultHopTime)
+	cfg.RepairRate = cmp.Or(cfg.RepairRate, defaultRepairRate)
+	cfg.ScrubRate, cfg.ScrubEvery = cmp.Or(cfg.ScrubRate, defaultScrubRate), cmp.Or(cfg.ScrubEvery, defaultScrubEvery)
 	s := &Server{
 		cfg: cfg, logger: cfg.Logger, reading: semaphore.NewWeighted(readBytesMax),
 		mapChanged: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	s.mends.kick, s.mends.pace.rate = make(chan struct{}, 1), cfg.RepairRate
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return nil, err

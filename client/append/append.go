@@ -40,6 +40,10 @@ var ErrClosed = errors.New("append: closed")
 // ErrExpired is what Masters.Commit answers when the session is no more.
 var ErrExpired = errors.New("the session has expired")
 
+// ErrGone is why bytes were not committed of a file that has no name any more, and that
+// nobody has open for the masters.
+var ErrGone = fmt.Errorf("the file has been removed: %w", dfs.EIO)
+
 // Masters is what an appender asks of the session it works for. All methods may be
 // called at once, and block until ctx ends.
 type Masters interface {

@@ -222,7 +222,7 @@ func (a *Appender) committed(g *gathered, res Result, took time.Duration) {
 		}
 		a.settle(f, g.pieces[i], func() {
 			if len(g.files) == 1 && attr == nil { // nobody has a name or a session for it any more
-				f.owner.Failed(g.pieces[i], dfs.EIO)
+				f.owner.Failed(g.pieces[i], ErrGone)
 				return
 			}
 			f.owner.Committed(g.pieces[i], g.batch.Files[i].Extents, attr)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,7 @@ func newCommand() *cobra.Command {
 		host = ""
 	}
 	var cfg server.Config
-	var masters, reserve, level string
+	var masters, reserve, level, repairRate, scrubRate string
 	cmd := &cobra.Command{
 		Use:     "dfs-chunk --name NAME --dir DIR --masters ADDR,...",
 		Short:   "Run a chunk server",
@@ -63,6 +64,19 @@ func newCommand() *cobra.Command {
 			cfg.Masters = rpc.ParseMasters(masters, masterPort)
 			if cfg.ReserveBytes, err = parseSize(reserve); err != nil {
 				return cli.Usagef("--reserve=%s: %w", reserve, err)
+			}
+			for _, rate := range []struct {
+				name, text string
+				to         *int64
+			}{{"repair-rate", repairRate, &cfg.RepairRate}, {"scrub-rate", scrubRate, &cfg.ScrubRate}} {
+				n, err := parseSize(rate.text)
+				if err != nil {
+					return cli.Usagef("--%s=%s: %w", rate.name, rate.text, err)
+				}
+				*rate.to = int64(n)
+			}
+			if cfg.ScrubEvery < 0 {
+				return cli.Usagef("--scrub-every=%v: must be more than nothing", cfg.ScrubEvery)
 			}
 			for _, f := range []struct {
 				name    string
@@ -85,6 +99,9 @@ func newCommand() *cobra.Command {
 	f.StringVar(&cfg.Host, "host", host, "failure domain: machine")
 	f.Uint32Var(&cfg.Weight, "weight", 0, "share of the data (default: capacity in GiB)")
 	f.StringVar(&reserve, "reserve", "", "space of each disk to leave free, such as 10GiB (default: a twentieth, at most 1GiB)")
+	f.StringVar(&repairRate, "repair-rate", "128MiB", "most bytes a second that are restored")
+	f.DurationVar(&cfg.ScrubEvery, "scrub-every", 7*24*time.Hour, "all data is read and checked so often")
+	f.StringVar(&scrubRate, "scrub-rate", "32MiB", "most bytes a second that are read for that")
 	f.StringVar(&cfg.AdminListen, "admin-listen", "127.0.0.1:7580", "address of /metrics, /healthz and /debug/pprof; empty: none")
 	f.StringVar(&cfg.GossipListen, "gossip-listen", ":7501", "address of the gossip, TCP and UDP; empty: none")
 	f.StringVar(&cfg.GossipAdvertise, "gossip-advertise", "", "address that others reach this server's gossip by (default: from --gossip-listen)")

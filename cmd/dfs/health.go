@@ -23,6 +23,8 @@ var healthCodes = []healthCode{
 	{"MASTER_DOWN", "A master does not answer. A majority still works: nothing is lost and service goes on, but the next loss may end it.", "start dfs-master there again with its own folder; if its disk is lost, dfs master remove NAME and add an empty one"},
 	{"MASTER_FEW", "Fewer masters than the cluster was made for: it survives fewer losses than planned.", "start the missing masters with --join"},
 	{"NO_CHUNK_SERVERS", "No chunk server has joined: folders and names work, data cannot be written.", "start dfs-chunk with --masters on at least as many machines as the policy has copies"},
+	{"CHUNKS_UNREADABLE", "Of some chunks no copy (of an erasure-coded policy: too few fragments) is on a server that is up: files that lie there cannot be read until one is back.", "bring the servers that are down back; dfs status names them"},
+	{"REPAIRING", "Some chunks have fewer copies or fragments than their policy wants. What servers that are up lack is restored from the others, the most endangered first.", "nothing; when fragments wait for a server that is down, bring it back, or others take over after --repair-after of the masters"},
 	{"SERVER_DOWN", "A chunk server does not answer. Its data is served from the other copies.", "start dfs-chunk there again with its own folders"},
 	{"SERVER_FULL", "A chunk server has no free space above its reserve: it takes no new data; reads and deletes go on.", "delete files, or add servers or disks"},
 	{"WAITING_FOR_CLIENTS", "Another master leads since a moment ago, and some mounts of before have not come to it: it answers nobody until they have told what they changed, or their leases have run out.", "nothing: it is over in some seconds"},

@@ -34,6 +34,7 @@ type statusView struct {
 	Masters  []masterView  `json:"masters"`
 	Servers  []serverView  `json:"servers"`
 	Groups   []groupView   `json:"placement_groups"`
+	Repair   repairView    `json:"repair"`
 	Sessions []sessionView `json:"sessions"`
 }
 
@@ -84,6 +85,16 @@ type groupView struct {
 	Degraded   uint32 `json:"degraded"`
 	Unwritable uint32 `json:"unwritable"`
 	Misplaced  uint32 `json:"misplaced"`
+}
+
+// repairView is what of the chunks is missing somewhere.
+type repairView struct {
+	Chunks   uint64 `json:"chunks"`
+	Critical uint64 `json:"critical"`
+	Lost     uint64 `json:"unreadable"`
+	Waiting  uint64 `json:"waiting_fragments"`
+	Bytes    uint64 `json:"bytes"`
+	Rate     uint64 `json:"bytes_per_second"`
 }
 
 type sessionView struct {
@@ -181,6 +192,9 @@ func viewOf(r *adminpb.StatusReply) statusView {
 	}
 	for _, x := range r.Groups {
 		v.Groups = append(v.Groups, groupView{Policy: dfs.Layout(x.Layout).String(), Total: x.Total, Clean: x.Clean, Degraded: x.Degraded, Unwritable: x.Unwritable, Misplaced: x.Misplaced})
+	}
+	if x := r.Repair; x != nil {
+		v.Repair = repairView{Chunks: x.Chunks, Critical: x.Critical, Lost: x.Lost, Waiting: x.Waiting, Bytes: x.Bytes, Rate: x.BytesPerSecond}
 	}
 	for _, x := range r.Sessions {
 		v.Sessions = append(v.Sessions, sessionView{ID: dfs.SessionID(x.Id).String(), Host: x.Host, Mountpoint: x.Mountpoint, Version: x.Version,

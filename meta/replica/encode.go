@@ -52,6 +52,10 @@ func timeToProto(t dfs.Time) *logpb.Time {
 	return &logpb.Time{Sec: t.Sec, Nsec: t.Nsec}
 }
 
+func chunkNumber(c dfs.ChunkID) uint64 { return uint64(c) }
+
+func chunkID(n uint64) dfs.ChunkID { return dfs.ChunkID(n) }
+
 func timeFromProto(t *logpb.Time) dfs.Time { return dfs.Time{Sec: t.GetSec(), Nsec: t.GetNsec()} }
 
 func timePointer(t *logpb.Time) *dfs.Time {
@@ -231,8 +235,10 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_Reap{Reap: &logpb.Reap{Inodes: slice(op.Inodes, func(i dfs.Ino) uint64 { return uint64(i) }), ExtentsMax: op.ExtentsMax}}
 	case *meta.Replay:
 		p.Op = &logpb.Command_Replay{Replay: &logpb.Replay{Session: uint64(op.Session), Commit: commitToProto(&op.Commit)}}
+	case *meta.SetPresent:
+		p.Op = &logpb.Command_SetPresent{SetPresent: &logpb.SetPresent{Server: uint64(op.Server), Have: slice(op.Have, chunkNumber), Lack: slice(op.Lack, chunkNumber)}}
 	case *meta.DropChunks:
-		p.Op = &logpb.Command_DropChunks{DropChunks: &logpb.DropChunks{Chunks: slice(op.Chunks, func(c dfs.ChunkID) uint64 { return uint64(c) })}}
+		p.Op = &logpb.Command_DropChunks{DropChunks: &logpb.DropChunks{Chunks: slice(op.Chunks, chunkNumber)}}
 	case *meta.Bootstrap:
 		p.Op = &logpb.Command_Bootstrap{Bootstrap: &logpb.Bootstrap{Cluster: uint64(op.Cluster), Buckets: op.Buckets}}
 	case *meta.PutMap:
@@ -302,8 +308,11 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.Reap{Inodes: slice(op.Reap.Inodes, func(i uint64) dfs.Ino { return dfs.Ino(i) }), ExtentsMax: op.Reap.ExtentsMax}
 	case *logpb.Command_Replay:
 		c.Op = &meta.Replay{Session: dfs.SessionID(op.Replay.GetSession()), Commit: *commitFromProto(op.Replay.GetCommit())}
+	case *logpb.Command_SetPresent:
+		o := op.SetPresent
+		c.Op = &meta.SetPresent{Server: dfs.NodeID(o.Server), Have: slice(o.Have, chunkID), Lack: slice(o.Lack, chunkID)}
 	case *logpb.Command_DropChunks:
-		c.Op = &meta.DropChunks{Chunks: slice(op.DropChunks.Chunks, func(c uint64) dfs.ChunkID { return dfs.ChunkID(c) })}
+		c.Op = &meta.DropChunks{Chunks: slice(op.DropChunks.Chunks, chunkID)}
 	case *logpb.Command_Bootstrap:
 		c.Op = &meta.Bootstrap{Cluster: dfs.ClusterID(op.Bootstrap.Cluster), Buckets: op.Bootstrap.Buckets}
 	case *logpb.Command_PutMap:

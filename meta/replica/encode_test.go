@@ -13,7 +13,7 @@ import (
 var operations = []meta.Op{
 	&meta.Create{}, &meta.Link{}, &meta.Unlink{}, &meta.Rmdir{}, &meta.Rename{}, &meta.SetAttr{}, &meta.SetXattr{}, &meta.RemoveXattr{},
 	&meta.Commit{}, &meta.SetPolicy{}, &meta.GrantIDs{}, &meta.OpenSession{}, &meta.CloseSession{}, &meta.Reap{}, &meta.DropChunks{}, &meta.Replay{},
-	&meta.Access{}, &meta.Fallocate{}, &meta.CopyRange{},
+	&meta.Access{}, &meta.SetPresent{}, &meta.Fallocate{}, &meta.CopyRange{},
 	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{},
 }
 

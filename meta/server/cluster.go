@@ -155,6 +155,7 @@ func (l *leadership) changeMapLocked(ctx context.Context, layouts []dfs.Layout, 
 		}
 		switch r.Errno {
 		case dfs.OK:
+			kick(l.repairs.kick)
 			l.s.logger.Info("cluster map", "epoch", r.Epoch, "servers", len(op.Servers), "homes", len(op.Acting))
 			if len(op.Acting) < homesMax {
 				return r.Epoch, nil
@@ -206,7 +207,7 @@ func (l *leadership) planMap(ctx context.Context, layouts []dfs.Layout, change f
 			op.Servers, m.Servers = servers, servers
 		}
 	}
-	changed, homes := placement.Next(m, slices.Concat(used, []dfs.Layout{dfs.DefaultLayout}, layouts), func(pg dfs.PG) bool { return !filled[pg] })
+	changed, homes := placement.Next(m, slices.Concat(used, []dfs.Layout{dfs.DefaultLayout}, layouts), func(pg dfs.PG) bool { return !filled[pg] }, l.leaves(m))
 	for _, pg := range changed[:min(len(changed), homesMax)] {
 		op.Acting = append(op.Acting, meta.Home{PG: pg, Servers: homes[pg]})
 	}
@@ -390,6 +391,7 @@ func (l *leadership) lookAtServers(settled bool) error {
 	if l.ctx.Err() != nil {
 		return l.ctx.Err()
 	}
+	l.noteAway(m)
 	_, err := l.changeMap(l.ctx, func(servers []dfs.Server) ([]dfs.Server, error) {
 		for i := range servers {
 			j := slices.IndexFunc(m.Servers, func(s dfs.Server) bool { return s.ID == servers[i].ID })
@@ -415,7 +417,7 @@ func (s *Server) ReportChunks(ctx context.Context, req *metapb.ReportChunksReque
 	}
 	out := &metapb.ReportChunksReply{}
 	err := s.read(ctx, func(v meta.View) error {
-		free, err := v.Deletable(chunks)
+		free, err := v.Deletable(dfs.NodeID(req.Server), chunks)
 		out.Free = nil
 		for _, c := range free {
 			out.Free = append(out.Free, uint64(c))

@@ -21,15 +21,16 @@ import (
 
 // leadership is what only a leader knows, and only for one term.
 type leadership struct {
-	s      *Server
-	term   uint64
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	reap   chan struct{} // there may be orphans to free
-	look   chan struct{} // something about the chunk servers may have changed
-	leases *leaseTable
-	locks  *lockQueue
+	s       *Server
+	term    uint64
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	reap    chan struct{} // there may be orphans to free
+	look    chan struct{} // something about the chunk servers may have changed
+	leases  *leaseTable
+	locks   *lockQueue
+	repairs repairs
 
 	mu       sync.Mutex
 	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
@@ -410,6 +411,7 @@ func (s *Server) serveTerm(term uint64) {
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
 	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
+	l.repairs.kick = make(chan struct{}, 1)
 	if err := l.takeOver(); err != nil {
 		if ctx.Err() == nil {
 			s.logger.Error("cannot take up leadership", "err", err)
@@ -419,7 +421,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	s.leading.Store(l)
 	s.logger.Info("leading", "term", term)
-	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters} {
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.findRepairs} {
 		l.wg.Go(duty)
 	}
 	<-ctx.Done()

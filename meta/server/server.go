@@ -64,6 +64,8 @@ type Config struct {
 	Clock    clock.Clock   // nil: the machine's
 	Tick     time.Duration // of Raft; 0: its default
 	DropWait time.Duration // how long a dead chunk's record stays; 0: 30 s
+
+	RepairAfter time.Duration // a server that is down for so long is replaced; 0: 10 min
 }
 
 // Server is a running master.
@@ -123,6 +125,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.DropWait == 0 {
 		cfg.DropWait = dropWait
+	}
+	if cfg.RepairAfter == 0 {
+		cfg.RepairAfter = DefaultRepairAfter
 	}
 	s := &Server{cfg: cfg, logger: cfg.Logger, done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))

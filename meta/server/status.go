@@ -83,6 +83,7 @@ func (s *Server) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminpb
 	addServers(out, &snap, members)
 	addGroups(out, &snap)
 	l.addSessions(out, &snap)
+	l.addRepair(out)
 	s.addReasons(out, &snap)
 	return out, nil
 }
@@ -177,6 +178,26 @@ func (l *leadership) addSessions(out *adminpb.StatusReply, snap *snapshot) {
 	}
 }
 
+func (l *leadership) addRepair(out *adminpb.StatusReply) {
+	st, rate := l.repairs.figures()
+	out.Repair = &adminpb.Repair{Chunks: st.chunks, Critical: st.critical, Lost: st.lost, Waiting: st.waiting, Bytes: st.bytes, BytesPerSecond: rate, Epoch: uint64(st.epoch)}
+}
+
+// repairText says what is missing, and until when.
+func repairText(r *adminpb.Repair) string {
+	text := fmt.Sprintf("%d chunks lack copies or fragments", r.Chunks)
+	if r.Critical > 0 {
+		text += fmt.Sprintf(", %d of them cannot stand another loss", r.Critical)
+	}
+	if r.Bytes > 0 {
+		text += fmt.Sprintf("; %d MiB to restore", (r.Bytes+1<<20-1)>>20)
+		if r.BytesPerSecond > 0 {
+			text += fmt.Sprintf(" at %d MiB/s, done in about %v", r.BytesPerSecond>>20, time.Duration(r.Bytes/r.BytesPerSecond+1)*time.Second)
+		}
+	}
+	return text
+}
+
 // addReasons says why the cluster is not healthy, the worst first.
 func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 	say := func(code, severity, next, format string, args ...any) {
@@ -192,6 +213,16 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 		if g.Degraded > 0 {
 			say("PG_DEGRADED", warning, "bring the servers that are down back", "%d of %d placement groups of %s have fewer servers than they should", g.Degraded, g.Total, dfs.Layout(g.Layout))
 		}
+	}
+	if r := out.Repair; r.GetLost() > 0 {
+		say("CHUNKS_UNREADABLE", critical, "bring the servers that are down back", "%d chunks cannot be read as long as servers are down", r.Lost)
+	}
+	if r := out.Repair; r.GetChunks() > 0 {
+		next := "nothing: they are restored by themselves"
+		if r.Waiting > 0 {
+			next = "bring the servers that are down back"
+		}
+		say("REPAIRING", warning, next, "%s", repairText(r))
 	}
 	if len(out.Servers) == 0 {
 		say("NO_CHUNK_SERVERS", critical, "start dfs-chunk --masters "+s.addr, "no chunk server has joined: data cannot be written")

@@ -300,6 +300,7 @@ type StatusReply struct {
 	Sessions      []*Session             `protobuf:"bytes,17,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	Version       string                 `protobuf:"bytes,18,opt,name=version,proto3" json:"version,omitempty"`
 	Quorum        bool                   `protobuf:"varint,19,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Repair        *Repair                `protobuf:"bytes,20,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -467,6 +468,106 @@ func (x *StatusReply) GetQuorum() bool {
 	return false
 }
 
+func (x *StatusReply) GetRepair() *Repair {
+	if x != nil {
+		return x.Repair
+	}
+	return nil
+}
+
+// Repair is what of the chunks is missing on some server.
+type Repair struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Chunks         uint64                 `protobuf:"varint,1,opt,name=chunks,proto3" json:"chunks,omitempty"`                                         // that lack a fragment
+	Critical       uint64                 `protobuf:"varint,2,opt,name=critical,proto3" json:"critical,omitempty"`                                     // of them: that one more loss makes unreadable
+	Lost           uint64                 `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`                                             // of them: that cannot be read as long as servers are down
+	Waiting        uint64                 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`                                       // fragments whose server is down
+	Bytes          uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`                                           // to be made on servers that are up
+	BytesPerSecond uint64                 `protobuf:"varint,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"` // made lately
+	Epoch          uint64                 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`                                           // of the map that this is by; older than the status's: it is being found out anew
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Repair) Reset() {
+	*x = Repair{}
+	mi := &file_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Repair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Repair) ProtoMessage() {}
+
+func (x *Repair) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Repair.ProtoReflect.Descriptor instead.
+func (*Repair) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Repair) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *Repair) GetCritical() uint64 {
+	if x != nil {
+		return x.Critical
+	}
+	return 0
+}
+
+func (x *Repair) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *Repair) GetWaiting() uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *Repair) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Repair) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Repair) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type HealthReason struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`         // MASTER_DOWN, SERVER_DOWN, PG_DEGRADED, PG_UNWRITABLE, SERVER_FULL, ...
@@ -479,7 +580,7 @@ type HealthReason struct {
 
 func (x *HealthReason) Reset() {
 	*x = HealthReason{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +592,7 @@ func (x *HealthReason) String() string {
 func (*HealthReason) ProtoMessage() {}
 
 func (x *HealthReason) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +605,7 @@ func (x *HealthReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReason.ProtoReflect.Descriptor instead.
 func (*HealthReason) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HealthReason) GetCode() string {
@@ -550,7 +651,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +663,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +676,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Master) GetId() uint64 {
@@ -648,7 +749,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +761,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +774,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Server) GetId() uint64 {
@@ -781,7 +882,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +894,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +907,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Group) GetLayout() uint32 {
@@ -865,7 +966,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +978,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +991,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Session) GetId() uint64 {
@@ -947,7 +1048,7 @@ type WhereRequest struct {
 
 func (x *WhereRequest) Reset() {
 	*x = WhereRequest{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1060,7 @@ func (x *WhereRequest) String() string {
 func (*WhereRequest) ProtoMessage() {}
 
 func (x *WhereRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1073,7 @@ func (x *WhereRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereRequest.ProtoReflect.Descriptor instead.
 func (*WhereRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WhereRequest) GetPath() string {
@@ -1019,7 +1120,7 @@ type WhereReply struct {
 
 func (x *WhereReply) Reset() {
 	*x = WhereReply{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1132,7 @@ func (x *WhereReply) String() string {
 func (*WhereReply) ProtoMessage() {}
 
 func (x *WhereReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1145,7 @@ func (x *WhereReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereReply.ProtoReflect.Descriptor instead.
 func (*WhereReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WhereReply) GetErrno() uint32 {
@@ -1118,7 +1219,7 @@ type WhereExtent struct {
 
 func (x *WhereExtent) Reset() {
 	*x = WhereExtent{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1231,7 @@ func (x *WhereExtent) String() string {
 func (*WhereExtent) ProtoMessage() {}
 
 func (x *WhereExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1244,7 @@ func (x *WhereExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereExtent.ProtoReflect.Descriptor instead.
 func (*WhereExtent) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WhereExtent) GetOff() uint64 {
@@ -1207,7 +1308,7 @@ type WhereFragment struct {
 
 func (x *WhereFragment) Reset() {
 	*x = WhereFragment{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1320,7 @@ func (x *WhereFragment) String() string {
 func (*WhereFragment) ProtoMessage() {}
 
 func (x *WhereFragment) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1333,7 @@ func (x *WhereFragment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereFragment.ProtoReflect.Descriptor instead.
 func (*WhereFragment) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WhereFragment) GetServer() uint64 {
@@ -1272,7 +1373,7 @@ type AddMasterRequest struct {
 
 func (x *AddMasterRequest) Reset() {
 	*x = AddMasterRequest{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1385,7 @@ func (x *AddMasterRequest) String() string {
 func (*AddMasterRequest) ProtoMessage() {}
 
 func (x *AddMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1398,7 @@ func (x *AddMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMasterRequest.ProtoReflect.Descriptor instead.
 func (*AddMasterRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddMasterRequest) GetAddr() string {
@@ -1316,7 +1417,7 @@ type AddMasterReply struct {
 
 func (x *AddMasterReply) Reset() {
 	*x = AddMasterReply{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1429,7 @@ func (x *AddMasterReply) String() string {
 func (*AddMasterReply) ProtoMessage() {}
 
 func (x *AddMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1442,7 @@ func (x *AddMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMasterReply.ProtoReflect.Descriptor instead.
 func (*AddMasterReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddMasterReply) GetName() string {
@@ -1361,7 +1462,7 @@ type RemoveMasterRequest struct {
 
 func (x *RemoveMasterRequest) Reset() {
 	*x = RemoveMasterRequest{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1474,7 @@ func (x *RemoveMasterRequest) String() string {
 func (*RemoveMasterRequest) ProtoMessage() {}
 
 func (x *RemoveMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1487,7 @@ func (x *RemoveMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMasterRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMasterRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveMasterRequest) GetName() string {
@@ -1411,7 +1512,7 @@ type RemoveMasterReply struct {
 
 func (x *RemoveMasterReply) Reset() {
 	*x = RemoveMasterReply{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1524,7 @@ func (x *RemoveMasterReply) String() string {
 func (*RemoveMasterReply) ProtoMessage() {}
 
 func (x *RemoveMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1537,7 @@ func (x *RemoveMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMasterReply.ProtoReflect.Descriptor instead.
 func (*RemoveMasterReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 type TransferLeaderRequest struct {
@@ -1448,7 +1549,7 @@ type TransferLeaderRequest struct {
 
 func (x *TransferLeaderRequest) Reset() {
 	*x = TransferLeaderRequest{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1561,7 @@ func (x *TransferLeaderRequest) String() string {
 func (*TransferLeaderRequest) ProtoMessage() {}
 
 func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1574,7 @@ func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TransferLeaderRequest) GetName() string {
@@ -1492,7 +1593,7 @@ type TransferLeaderReply struct {
 
 func (x *TransferLeaderReply) Reset() {
 	*x = TransferLeaderReply{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1605,7 @@ func (x *TransferLeaderReply) String() string {
 func (*TransferLeaderReply) ProtoMessage() {}
 
 func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1618,7 @@ func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderReply.ProtoReflect.Descriptor instead.
 func (*TransferLeaderReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TransferLeaderReply) GetLeader() string {
@@ -1553,7 +1654,7 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"mountpoint\x18\v \x01(\tR\n" +
 	"mountpoint\"\x0f\n" +
-	"\rStatusRequest\"\xea\x04\n" +
+	"\rStatusRequest\"\x98\x05\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x12\n" +
@@ -1577,7 +1678,16 @@ const file_admin_proto_rawDesc = "" +
 	"\aorphans\x18\x10 \x01(\x04R\aorphans\x121\n" +
 	"\bsessions\x18\x11 \x03(\v2\x15.dfs.admin.v1.SessionR\bsessions\x12\x18\n" +
 	"\aversion\x18\x12 \x01(\tR\aversion\x12\x16\n" +
-	"\x06quorum\x18\x13 \x01(\bR\x06quorum\"l\n" +
+	"\x06quorum\x18\x13 \x01(\bR\x06quorum\x12,\n" +
+	"\x06repair\x18\x14 \x01(\v2\x14.dfs.admin.v1.RepairR\x06repair\"\xc0\x01\n" +
+	"\x06Repair\x12\x16\n" +
+	"\x06chunks\x18\x01 \x01(\x04R\x06chunks\x12\x1a\n" +
+	"\bcritical\x18\x02 \x01(\x04R\bcritical\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\x04R\x04lost\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\x04R\awaiting\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12(\n" +
+	"\x10bytes_per_second\x18\x06 \x01(\x04R\x0ebytesPerSecond\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\x04R\x05epoch\"l\n" +
 	"\fHealthReason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
 	"\bseverity\x18\x02 \x01(\tR\bseverity\x12\x18\n" +
@@ -1688,55 +1798,57 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_admin_proto_goTypes = []any{
 	(*LocksRequest)(nil),          // 0: dfs.admin.v1.LocksRequest
 	(*LocksReply)(nil),            // 1: dfs.admin.v1.LocksReply
 	(*Lock)(nil),                  // 2: dfs.admin.v1.Lock
 	(*StatusRequest)(nil),         // 3: dfs.admin.v1.StatusRequest
 	(*StatusReply)(nil),           // 4: dfs.admin.v1.StatusReply
-	(*HealthReason)(nil),          // 5: dfs.admin.v1.HealthReason
-	(*Master)(nil),                // 6: dfs.admin.v1.Master
-	(*Server)(nil),                // 7: dfs.admin.v1.Server
-	(*Group)(nil),                 // 8: dfs.admin.v1.Group
-	(*Session)(nil),               // 9: dfs.admin.v1.Session
-	(*WhereRequest)(nil),          // 10: dfs.admin.v1.WhereRequest
-	(*WhereReply)(nil),            // 11: dfs.admin.v1.WhereReply
-	(*WhereExtent)(nil),           // 12: dfs.admin.v1.WhereExtent
-	(*WhereFragment)(nil),         // 13: dfs.admin.v1.WhereFragment
-	(*AddMasterRequest)(nil),      // 14: dfs.admin.v1.AddMasterRequest
-	(*AddMasterReply)(nil),        // 15: dfs.admin.v1.AddMasterReply
-	(*RemoveMasterRequest)(nil),   // 16: dfs.admin.v1.RemoveMasterRequest
-	(*RemoveMasterReply)(nil),     // 17: dfs.admin.v1.RemoveMasterReply
-	(*TransferLeaderRequest)(nil), // 18: dfs.admin.v1.TransferLeaderRequest
-	(*TransferLeaderReply)(nil),   // 19: dfs.admin.v1.TransferLeaderReply
+	(*Repair)(nil),                // 5: dfs.admin.v1.Repair
+	(*HealthReason)(nil),          // 6: dfs.admin.v1.HealthReason
+	(*Master)(nil),                // 7: dfs.admin.v1.Master
+	(*Server)(nil),                // 8: dfs.admin.v1.Server
+	(*Group)(nil),                 // 9: dfs.admin.v1.Group
+	(*Session)(nil),               // 10: dfs.admin.v1.Session
+	(*WhereRequest)(nil),          // 11: dfs.admin.v1.WhereRequest
+	(*WhereReply)(nil),            // 12: dfs.admin.v1.WhereReply
+	(*WhereExtent)(nil),           // 13: dfs.admin.v1.WhereExtent
+	(*WhereFragment)(nil),         // 14: dfs.admin.v1.WhereFragment
+	(*AddMasterRequest)(nil),      // 15: dfs.admin.v1.AddMasterRequest
+	(*AddMasterReply)(nil),        // 16: dfs.admin.v1.AddMasterReply
+	(*RemoveMasterRequest)(nil),   // 17: dfs.admin.v1.RemoveMasterRequest
+	(*RemoveMasterReply)(nil),     // 18: dfs.admin.v1.RemoveMasterReply
+	(*TransferLeaderRequest)(nil), // 19: dfs.admin.v1.TransferLeaderRequest
+	(*TransferLeaderReply)(nil),   // 20: dfs.admin.v1.TransferLeaderReply
 }
 var file_admin_proto_depIdxs = []int32{
 	2,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
-	5,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
-	6,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
-	7,  // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
-	8,  // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
-	9,  // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
-	12, // 6: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
-	13, // 7: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
-	3,  // 8: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	10, // 9: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	0,  // 10: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
-	14, // 11: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	16, // 12: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	18, // 13: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	4,  // 14: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	11, // 15: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	1,  // 16: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	15, // 17: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	17, // 18: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	19, // 19: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	6,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
+	7,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
+	8,  // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
+	9,  // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
+	10, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
+	5,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
+	13, // 7: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
+	14, // 8: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
+	3,  // 9: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	11, // 10: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	0,  // 11: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	15, // 12: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	17, // 13: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	19, // 14: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	4,  // 15: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	12, // 16: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	1,  // 17: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	16, // 18: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	18, // 19: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	20, // 20: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1750,7 +1862,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

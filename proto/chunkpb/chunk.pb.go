@@ -968,6 +968,150 @@ func (x *ListReply) GetChunks() []*ChunkInfo {
 	return nil
 }
 
+type FetchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Cluster       uint64                 `protobuf:"fixed64,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	From          uint32                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"` // bytes in the fragment file
+	To            uint32                 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchRequest) Reset() {
+	*x = FetchRequest{}
+	mi := &file_chunk_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchRequest) ProtoMessage() {}
+
+func (x *FetchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
+func (*FetchRequest) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FetchRequest) GetChunk() uint64 {
+	if x != nil {
+		return x.Chunk
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type FetchReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Errno         uint32                 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"` // ENOENT: no such chunk here; EIO
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Fragment      uint32                 `protobuf:"varint,3,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"` // whose the chunk is
+	Data          []byte                 `protobuf:"bytes,15,opt,name=data,proto3" json:"data,omitempty"`       // what follows what was sent before; the end comes early when there is no more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchReply) Reset() {
+	*x = FetchReply{}
+	mi := &file_chunk_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchReply) ProtoMessage() {}
+
+func (x *FetchReply) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchReply.ProtoReflect.Descriptor instead.
+func (*FetchReply) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FetchReply) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+func (x *FetchReply) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *FetchReply) GetFragment() uint32 {
+	if x != nil {
+		return x.Fragment
+	}
+	return 0
+}
+
+func (x *FetchReply) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *FetchReply) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type PingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       uint64                 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -977,7 +1121,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_chunk_proto_msgTypes[14]
+	mi := &file_chunk_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1133,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[14]
+	mi := &file_chunk_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1146,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{14}
+	return file_chunk_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PingRequest) GetCluster() uint64 {
@@ -1024,7 +1168,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_chunk_proto_msgTypes[15]
+	mi := &file_chunk_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1180,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[15]
+	mi := &file_chunk_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1193,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_chunk_proto_rawDescGZIP(), []int{15}
+	return file_chunk_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PingReply) GetServer() uint64 {
@@ -1092,7 +1236,7 @@ type IntentsReply_Record struct {
 
 func (x *IntentsReply_Record) Reset() {
 	*x = IntentsReply_Record{}
-	mi := &file_chunk_proto_msgTypes[16]
+	mi := &file_chunk_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1248,7 @@ func (x *IntentsReply_Record) String() string {
 func (*IntentsReply_Record) ProtoMessage() {}
 
 func (x *IntentsReply_Record) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[16]
+	mi := &file_chunk_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1373,19 @@ const file_chunk_proto_rawDesc = "" +
 	"\vListRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\"<\n" +
 	"\tListReply\x12/\n" +
-	"\x06chunks\x18\x01 \x03(\v2\x17.dfs.chunk.v1.ChunkInfoR\x06chunks\"'\n" +
+	"\x06chunks\x18\x01 \x03(\v2\x17.dfs.chunk.v1.ChunkInfoR\x06chunks\"b\n" +
+	"\fFetchRequest\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\x06R\acluster\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\rR\x02to\"\x82\x01\n" +
+	"\n" +
+	"FetchReply\x12\x14\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1a\n" +
+	"\bfragment\x18\x03 \x01(\rR\bfragment\x12\x18\n" +
+	"\asession\x18\x04 \x01(\x04R\asession\x12\x12\n" +
+	"\x04data\x18\x0f \x01(\fR\x04data\"'\n" +
 	"\vPingRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\"}\n" +
 	"\tPingReply\x12\x16\n" +
@@ -1238,14 +1394,15 @@ const file_chunk_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x03 \x01(\x04R\tfreeBytes\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion2\xc0\x03\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion2\x81\x04\n" +
 	"\x05Chunk\x12D\n" +
 	"\x06Append\x12\x1b.dfs.chunk.v1.AppendRequest\x1a\x19.dfs.chunk.v1.AppendReply(\x010\x01\x12:\n" +
 	"\x04Read\x12\x19.dfs.chunk.v1.ReadRequest\x1a\x17.dfs.chunk.v1.ReadReply\x12:\n" +
 	"\x04Seal\x12\x19.dfs.chunk.v1.SealRequest\x1a\x17.dfs.chunk.v1.SealReply\x12C\n" +
 	"\aIntents\x12\x1c.dfs.chunk.v1.IntentsRequest\x1a\x1a.dfs.chunk.v1.IntentsReply\x12:\n" +
 	"\x04Stat\x12\x19.dfs.chunk.v1.StatRequest\x1a\x17.dfs.chunk.v1.StatReply\x12<\n" +
-	"\x04List\x12\x19.dfs.chunk.v1.ListRequest\x1a\x17.dfs.chunk.v1.ListReply0\x01\x12:\n" +
+	"\x04List\x12\x19.dfs.chunk.v1.ListRequest\x1a\x17.dfs.chunk.v1.ListReply0\x01\x12?\n" +
+	"\x05Fetch\x12\x1a.dfs.chunk.v1.FetchRequest\x1a\x18.dfs.chunk.v1.FetchReply0\x01\x12:\n" +
 	"\x04Ping\x12\x19.dfs.chunk.v1.PingRequest\x1a\x17.dfs.chunk.v1.PingReplyB\x13Z\x11dfs/proto/chunkpbb\x06proto3"
 
 var (
@@ -1260,7 +1417,7 @@ func file_chunk_proto_rawDescGZIP() []byte {
 	return file_chunk_proto_rawDescData
 }
 
-var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_chunk_proto_goTypes = []any{
 	(*Hop)(nil),                 // 0: dfs.chunk.v1.Hop
 	(*AppendRequest)(nil),       // 1: dfs.chunk.v1.AppendRequest
@@ -1276,13 +1433,15 @@ var file_chunk_proto_goTypes = []any{
 	(*ChunkInfo)(nil),           // 11: dfs.chunk.v1.ChunkInfo
 	(*ListRequest)(nil),         // 12: dfs.chunk.v1.ListRequest
 	(*ListReply)(nil),           // 13: dfs.chunk.v1.ListReply
-	(*PingRequest)(nil),         // 14: dfs.chunk.v1.PingRequest
-	(*PingReply)(nil),           // 15: dfs.chunk.v1.PingReply
-	(*IntentsReply_Record)(nil), // 16: dfs.chunk.v1.IntentsReply.Record
+	(*FetchRequest)(nil),        // 14: dfs.chunk.v1.FetchRequest
+	(*FetchReply)(nil),          // 15: dfs.chunk.v1.FetchReply
+	(*PingRequest)(nil),         // 16: dfs.chunk.v1.PingRequest
+	(*PingReply)(nil),           // 17: dfs.chunk.v1.PingReply
+	(*IntentsReply_Record)(nil), // 18: dfs.chunk.v1.IntentsReply.Record
 }
 var file_chunk_proto_depIdxs = []int32{
 	0,  // 0: dfs.chunk.v1.AppendRequest.forward:type_name -> dfs.chunk.v1.Hop
-	16, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
+	18, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
 	11, // 2: dfs.chunk.v1.StatReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	11, // 3: dfs.chunk.v1.ListReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	1,  // 4: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
@@ -1291,16 +1450,18 @@ var file_chunk_proto_depIdxs = []int32{
 	7,  // 7: dfs.chunk.v1.Chunk.Intents:input_type -> dfs.chunk.v1.IntentsRequest
 	9,  // 8: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
 	12, // 9: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
-	14, // 10: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
-	2,  // 11: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
-	4,  // 12: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
-	6,  // 13: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
-	8,  // 14: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
-	10, // 15: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
-	13, // 16: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
-	15, // 17: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
-	11, // [11:18] is the sub-list for method output_type
-	4,  // [4:11] is the sub-list for method input_type
+	14, // 10: dfs.chunk.v1.Chunk.Fetch:input_type -> dfs.chunk.v1.FetchRequest
+	16, // 11: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
+	2,  // 12: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
+	4,  // 13: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
+	6,  // 14: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
+	8,  // 15: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
+	10, // 16: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
+	13, // 17: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
+	15, // 18: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
+	17, // 19: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
+	12, // [12:20] is the sub-list for method output_type
+	4,  // [4:12] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1317,7 +1478,7 @@ func file_chunk_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chunk_proto_rawDesc), len(file_chunk_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	Chunk_Intents_FullMethodName = "/dfs.chunk.v1.Chunk/Intents"
 	Chunk_Stat_FullMethodName    = "/dfs.chunk.v1.Chunk/Stat"
 	Chunk_List_FullMethodName    = "/dfs.chunk.v1.Chunk/List"
+	Chunk_Fetch_FullMethodName   = "/dfs.chunk.v1.Chunk/Fetch"
 	Chunk_Ping_FullMethodName    = "/dfs.chunk.v1.Chunk/Ping"
 )
 
@@ -48,6 +49,9 @@ type ChunkClient interface {
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatReply, error)
 	// List streams all fragments that the server holds.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListReply], error)
+	// Fetch streams a part of a fragment's file as it lies on the disk, for a server that
+	// makes a fragment of the chunk anew. Whoever gets it checks its records.
+	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchReply], error)
 	// Ping answers when the server and its disks can work.
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
 }
@@ -132,6 +136,25 @@ func (c *chunkClient) List(ctx context.Context, in *ListRequest, opts ...grpc.Ca
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Chunk_ListClient = grpc.ServerStreamingClient[ListReply]
 
+func (c *chunkClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Chunk_ServiceDesc.Streams[2], Chunk_Fetch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchRequest, FetchReply]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_FetchClient = grpc.ServerStreamingClient[FetchReply]
+
 func (c *chunkClient) Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PingReply)
@@ -159,6 +182,9 @@ type ChunkServer interface {
 	Stat(context.Context, *StatRequest) (*StatReply, error)
 	// List streams all fragments that the server holds.
 	List(*ListRequest, grpc.ServerStreamingServer[ListReply]) error
+	// Fetch streams a part of a fragment's file as it lies on the disk, for a server that
+	// makes a fragment of the chunk anew. Whoever gets it checks its records.
+	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchReply]) error
 	// Ping answers when the server and its disks can work.
 	Ping(context.Context, *PingRequest) (*PingReply, error)
 	mustEmbedUnimplementedChunkServer()
@@ -188,6 +214,9 @@ func (UnimplementedChunkServer) Stat(context.Context, *StatRequest) (*StatReply,
 }
 func (UnimplementedChunkServer) List(*ListRequest, grpc.ServerStreamingServer[ListReply]) error {
 	return status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedChunkServer) Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchReply]) error {
+	return status.Error(codes.Unimplemented, "method Fetch not implemented")
 }
 func (UnimplementedChunkServer) Ping(context.Context, *PingRequest) (*PingReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
@@ -303,6 +332,17 @@ func _Chunk_List_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Chunk_ListServer = grpc.ServerStreamingServer[ListReply]
 
+func _Chunk_Fetch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChunkServer).Fetch(m, &grpc.GenericServerStream[FetchRequest, FetchReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_FetchServer = grpc.ServerStreamingServer[FetchReply]
+
 func _Chunk_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PingRequest)
 	if err := dec(in); err != nil {
@@ -359,6 +399,11 @@ var Chunk_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "List",
 			Handler:       _Chunk_List_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Fetch",
+			Handler:       _Chunk_Fetch_Handler,
 			ServerStreams: true,
 		},
 	},

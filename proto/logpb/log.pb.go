@@ -323,6 +323,7 @@ type Command struct {
 	//	*Command_CopyRange
 	//	*Command_Replay
 	//	*Command_Access
+	//	*Command_SetPresent
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -625,6 +626,15 @@ func (x *Command) GetAccess() *Access {
 	return nil
 }
 
+func (x *Command) GetSetPresent() *SetPresent {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetPresent); ok {
+			return x.SetPresent
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -729,6 +739,10 @@ type Command_Access struct {
 	Access *Access `protobuf:"bytes,34,opt,name=access,proto3,oneof"`
 }
 
+type Command_SetPresent struct {
+	SetPresent *SetPresent `protobuf:"bytes,35,opt,name=set_present,json=setPresent,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -778,6 +792,8 @@ func (*Command_CopyRange) isCommand_Op() {}
 func (*Command_Replay) isCommand_Op() {}
 
 func (*Command_Access) isCommand_Op() {}
+
+func (*Command_SetPresent) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2023,6 +2039,66 @@ func (x *CopyRange) GetLen() uint64 {
 	return 0
 }
 
+type SetPresent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        uint64                 `protobuf:"fixed64,1,opt,name=server,proto3" json:"server,omitempty"`
+	Have          []uint64               `protobuf:"fixed64,2,rep,packed,name=have,proto3" json:"have,omitempty"`
+	Lack          []uint64               `protobuf:"fixed64,3,rep,packed,name=lack,proto3" json:"lack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPresent) Reset() {
+	*x = SetPresent{}
+	mi := &file_log_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPresent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPresent) ProtoMessage() {}
+
+func (x *SetPresent) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPresent.ProtoReflect.Descriptor instead.
+func (*SetPresent) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetPresent) GetServer() uint64 {
+	if x != nil {
+		return x.Server
+	}
+	return 0
+}
+
+func (x *SetPresent) GetHave() []uint64 {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+func (x *SetPresent) GetLack() []uint64 {
+	if x != nil {
+		return x.Lack
+	}
+	return nil
+}
+
 type Access struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Inos          []uint64               `protobuf:"varint,1,rep,packed,name=inos,proto3" json:"inos,omitempty"`
@@ -2033,7 +2109,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2121,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[22]
+	mi := &file_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2134,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{22}
+	return file_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Access) GetInos() []uint64 {
@@ -2085,7 +2161,7 @@ type SetPolicy struct {
 
 func (x *SetPolicy) Reset() {
 	*x = SetPolicy{}
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2173,7 @@ func (x *SetPolicy) String() string {
 func (*SetPolicy) ProtoMessage() {}
 
 func (x *SetPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[23]
+	mi := &file_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2186,7 @@ func (x *SetPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicy.ProtoReflect.Descriptor instead.
 func (*SetPolicy) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{23}
+	return file_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetPolicy) GetIno() uint64 {
@@ -2137,7 +2213,7 @@ type GrantIDs struct {
 
 func (x *GrantIDs) Reset() {
 	*x = GrantIDs{}
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2225,7 @@ func (x *GrantIDs) String() string {
 func (*GrantIDs) ProtoMessage() {}
 
 func (x *GrantIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[24]
+	mi := &file_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2238,7 @@ func (x *GrantIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantIDs.ProtoReflect.Descriptor instead.
 func (*GrantIDs) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{24}
+	return file_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GrantIDs) GetInodes() bool {
@@ -2192,7 +2268,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2280,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[25]
+	mi := &file_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2293,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{25}
+	return file_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OpenSession) GetNonce() uint64 {
@@ -2264,7 +2340,7 @@ type CloseSession struct {
 
 func (x *CloseSession) Reset() {
 	*x = CloseSession{}
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2352,7 @@ func (x *CloseSession) String() string {
 func (*CloseSession) ProtoMessage() {}
 
 func (x *CloseSession) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[26]
+	mi := &file_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2365,7 @@ func (x *CloseSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSession.ProtoReflect.Descriptor instead.
 func (*CloseSession) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{26}
+	return file_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CloseSession) GetSession() uint64 {
@@ -2309,7 +2385,7 @@ type Reap struct {
 
 func (x *Reap) Reset() {
 	*x = Reap{}
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2397,7 @@ func (x *Reap) String() string {
 func (*Reap) ProtoMessage() {}
 
 func (x *Reap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[27]
+	mi := &file_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2410,7 @@ func (x *Reap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reap.ProtoReflect.Descriptor instead.
 func (*Reap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{27}
+	return file_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Reap) GetInodes() []uint64 {
@@ -2360,7 +2436,7 @@ type DropChunks struct {
 
 func (x *DropChunks) Reset() {
 	*x = DropChunks{}
-	mi := &file_log_proto_msgTypes[28]
+	mi := &file_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2448,7 @@ func (x *DropChunks) String() string {
 func (*DropChunks) ProtoMessage() {}
 
 func (x *DropChunks) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[28]
+	mi := &file_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2461,7 @@ func (x *DropChunks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropChunks.ProtoReflect.Descriptor instead.
 func (*DropChunks) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{28}
+	return file_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DropChunks) GetChunks() []uint64 {
@@ -2405,7 +2481,7 @@ type Bootstrap struct {
 
 func (x *Bootstrap) Reset() {
 	*x = Bootstrap{}
-	mi := &file_log_proto_msgTypes[29]
+	mi := &file_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2493,7 @@ func (x *Bootstrap) String() string {
 func (*Bootstrap) ProtoMessage() {}
 
 func (x *Bootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[29]
+	mi := &file_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2506,7 @@ func (x *Bootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bootstrap.ProtoReflect.Descriptor instead.
 func (*Bootstrap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{29}
+	return file_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Bootstrap) GetCluster() uint64 {
@@ -2462,7 +2538,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_log_proto_msgTypes[30]
+	mi := &file_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2550,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[30]
+	mi := &file_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2563,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{30}
+	return file_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Server) GetId() uint64 {
@@ -2549,7 +2625,7 @@ type Acting struct {
 
 func (x *Acting) Reset() {
 	*x = Acting{}
-	mi := &file_log_proto_msgTypes[31]
+	mi := &file_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2637,7 @@ func (x *Acting) String() string {
 func (*Acting) ProtoMessage() {}
 
 func (x *Acting) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[31]
+	mi := &file_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2650,7 @@ func (x *Acting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acting.ProtoReflect.Descriptor instead.
 func (*Acting) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{31}
+	return file_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Acting) GetPg() uint32 {
@@ -2602,7 +2678,7 @@ type PutMap struct {
 
 func (x *PutMap) Reset() {
 	*x = PutMap{}
-	mi := &file_log_proto_msgTypes[32]
+	mi := &file_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2690,7 @@ func (x *PutMap) String() string {
 func (*PutMap) ProtoMessage() {}
 
 func (x *PutMap) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[32]
+	mi := &file_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2703,7 @@ func (x *PutMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMap.ProtoReflect.Descriptor instead.
 func (*PutMap) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{32}
+	return file_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutMap) GetEpoch() uint64 {
@@ -2662,7 +2738,7 @@ type PutMaster struct {
 
 func (x *PutMaster) Reset() {
 	*x = PutMaster{}
-	mi := &file_log_proto_msgTypes[33]
+	mi := &file_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2750,7 @@ func (x *PutMaster) String() string {
 func (*PutMaster) ProtoMessage() {}
 
 func (x *PutMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[33]
+	mi := &file_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2763,7 @@ func (x *PutMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutMaster.ProtoReflect.Descriptor instead.
 func (*PutMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{33}
+	return file_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutMaster) GetId() uint64 {
@@ -2720,7 +2796,7 @@ type RemoveMaster struct {
 
 func (x *RemoveMaster) Reset() {
 	*x = RemoveMaster{}
-	mi := &file_log_proto_msgTypes[34]
+	mi := &file_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2808,7 @@ func (x *RemoveMaster) String() string {
 func (*RemoveMaster) ProtoMessage() {}
 
 func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[34]
+	mi := &file_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2821,7 @@ func (x *RemoveMaster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMaster.ProtoReflect.Descriptor instead.
 func (*RemoveMaster) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{34}
+	return file_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveMaster) GetId() uint64 {
@@ -2780,7 +2856,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\xad\v\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\xe8\v\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2816,7 +2892,9 @@ const file_log_proto_rawDesc = "" +
 	"\n" +
 	"copy_range\x18  \x01(\v2\x15.dfs.log.v1.CopyRangeH\x00R\tcopyRange\x12,\n" +
 	"\x06replay\x18! \x01(\v2\x12.dfs.log.v1.ReplayH\x00R\x06replay\x12,\n" +
-	"\x06access\x18\" \x01(\v2\x12.dfs.log.v1.AccessH\x00R\x06accessB\x04\n" +
+	"\x06access\x18\" \x01(\v2\x12.dfs.log.v1.AccessH\x00R\x06access\x129\n" +
+	"\vset_present\x18# \x01(\v2\x16.dfs.log.v1.SetPresentH\x00R\n" +
+	"setPresentB\x04\n" +
 	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -2920,7 +2998,12 @@ const file_log_proto_rawDesc = "" +
 	"\bfrom_off\x18\x02 \x01(\x04R\afromOff\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x15\n" +
 	"\x06to_off\x18\x04 \x01(\x04R\x05toOff\x12\x10\n" +
-	"\x03len\x18\x05 \x01(\x04R\x03len\"D\n" +
+	"\x03len\x18\x05 \x01(\x04R\x03len\"L\n" +
+	"\n" +
+	"SetPresent\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\x06R\x06server\x12\x12\n" +
+	"\x04have\x18\x02 \x03(\x06R\x04have\x12\x12\n" +
+	"\x04lack\x18\x03 \x03(\x06R\x04lack\"D\n" +
 	"\x06Access\x12\x12\n" +
 	"\x04inos\x18\x01 \x03(\x04R\x04inos\x12&\n" +
 	"\x05times\x18\x02 \x03(\v2\x10.dfs.log.v1.TimeR\x05times\"5\n" +
@@ -2984,7 +3067,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -3008,19 +3091,20 @@ var file_log_proto_goTypes = []any{
 	(*PutLocks)(nil),     // 19: dfs.log.v1.PutLocks
 	(*Fallocate)(nil),    // 20: dfs.log.v1.Fallocate
 	(*CopyRange)(nil),    // 21: dfs.log.v1.CopyRange
-	(*Access)(nil),       // 22: dfs.log.v1.Access
-	(*SetPolicy)(nil),    // 23: dfs.log.v1.SetPolicy
-	(*GrantIDs)(nil),     // 24: dfs.log.v1.GrantIDs
-	(*OpenSession)(nil),  // 25: dfs.log.v1.OpenSession
-	(*CloseSession)(nil), // 26: dfs.log.v1.CloseSession
-	(*Reap)(nil),         // 27: dfs.log.v1.Reap
-	(*DropChunks)(nil),   // 28: dfs.log.v1.DropChunks
-	(*Bootstrap)(nil),    // 29: dfs.log.v1.Bootstrap
-	(*Server)(nil),       // 30: dfs.log.v1.Server
-	(*Acting)(nil),       // 31: dfs.log.v1.Acting
-	(*PutMap)(nil),       // 32: dfs.log.v1.PutMap
-	(*PutMaster)(nil),    // 33: dfs.log.v1.PutMaster
-	(*RemoveMaster)(nil), // 34: dfs.log.v1.RemoveMaster
+	(*SetPresent)(nil),   // 22: dfs.log.v1.SetPresent
+	(*Access)(nil),       // 23: dfs.log.v1.Access
+	(*SetPolicy)(nil),    // 24: dfs.log.v1.SetPolicy
+	(*GrantIDs)(nil),     // 25: dfs.log.v1.GrantIDs
+	(*OpenSession)(nil),  // 26: dfs.log.v1.OpenSession
+	(*CloseSession)(nil), // 27: dfs.log.v1.CloseSession
+	(*Reap)(nil),         // 28: dfs.log.v1.Reap
+	(*DropChunks)(nil),   // 29: dfs.log.v1.DropChunks
+	(*Bootstrap)(nil),    // 30: dfs.log.v1.Bootstrap
+	(*Server)(nil),       // 31: dfs.log.v1.Server
+	(*Acting)(nil),       // 32: dfs.log.v1.Acting
+	(*PutMap)(nil),       // 33: dfs.log.v1.PutMap
+	(*PutMaster)(nil),    // 34: dfs.log.v1.PutMaster
+	(*RemoveMaster)(nil), // 35: dfs.log.v1.RemoveMaster
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -3035,40 +3119,41 @@ var file_log_proto_depIdxs = []int32{
 	11, // 9: dfs.log.v1.Command.set_xattr:type_name -> dfs.log.v1.SetXattr
 	12, // 10: dfs.log.v1.Command.remove_xattr:type_name -> dfs.log.v1.RemoveXattr
 	13, // 11: dfs.log.v1.Command.commit:type_name -> dfs.log.v1.Commit
-	23, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
-	24, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
-	25, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
-	26, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
-	27, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
-	28, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
-	29, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
-	32, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
-	33, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
-	34, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
+	24, // 12: dfs.log.v1.Command.set_policy:type_name -> dfs.log.v1.SetPolicy
+	25, // 13: dfs.log.v1.Command.grant_ids:type_name -> dfs.log.v1.GrantIDs
+	26, // 14: dfs.log.v1.Command.open_session:type_name -> dfs.log.v1.OpenSession
+	27, // 15: dfs.log.v1.Command.close_session:type_name -> dfs.log.v1.CloseSession
+	28, // 16: dfs.log.v1.Command.reap:type_name -> dfs.log.v1.Reap
+	29, // 17: dfs.log.v1.Command.drop_chunks:type_name -> dfs.log.v1.DropChunks
+	30, // 18: dfs.log.v1.Command.bootstrap:type_name -> dfs.log.v1.Bootstrap
+	33, // 19: dfs.log.v1.Command.put_map:type_name -> dfs.log.v1.PutMap
+	34, // 20: dfs.log.v1.Command.put_master:type_name -> dfs.log.v1.PutMaster
+	35, // 21: dfs.log.v1.Command.remove_master:type_name -> dfs.log.v1.RemoveMaster
 	18, // 22: dfs.log.v1.Command.set_lock:type_name -> dfs.log.v1.SetLock
 	19, // 23: dfs.log.v1.Command.put_locks:type_name -> dfs.log.v1.PutLocks
 	20, // 24: dfs.log.v1.Command.fallocate:type_name -> dfs.log.v1.Fallocate
 	21, // 25: dfs.log.v1.Command.copy_range:type_name -> dfs.log.v1.CopyRange
 	14, // 26: dfs.log.v1.Command.replay:type_name -> dfs.log.v1.Replay
-	22, // 27: dfs.log.v1.Command.access:type_name -> dfs.log.v1.Access
-	1,  // 28: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 29: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	15, // 30: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	16, // 31: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	13, // 32: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
-	3,  // 33: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 34: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 35: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	17, // 36: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	17, // 37: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	1,  // 38: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
-	30, // 39: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	31, // 40: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	23, // 27: dfs.log.v1.Command.access:type_name -> dfs.log.v1.Access
+	22, // 28: dfs.log.v1.Command.set_present:type_name -> dfs.log.v1.SetPresent
+	1,  // 29: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 30: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	15, // 31: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	16, // 32: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	13, // 33: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
+	3,  // 34: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 35: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 36: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	17, // 37: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	17, // 38: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	1,  // 39: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
+	31, // 40: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	32, // 41: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -3102,6 +3187,7 @@ func file_log_proto_init() {
 		(*Command_CopyRange)(nil),
 		(*Command_Replay)(nil),
 		(*Command_Access)(nil),
+		(*Command_SetPresent)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -3110,7 +3196,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

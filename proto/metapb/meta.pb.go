@@ -5792,6 +5792,274 @@ func (x *ReportChunksReply) GetFree() []uint64 {
 	return nil
 }
 
+type Fragment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Fragment      uint32                 `protobuf:"varint,2,opt,name=fragment,proto3" json:"fragment,omitempty"` // position in the home
+	End           uint32                 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`           // bytes of the fragment file that hold committed records
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fragment) Reset() {
+	*x = Fragment{}
+	mi := &file_meta_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fragment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fragment) ProtoMessage() {}
+
+func (x *Fragment) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fragment.ProtoReflect.Descriptor instead.
+func (*Fragment) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *Fragment) GetChunk() uint64 {
+	if x != nil {
+		return x.Chunk
+	}
+	return 0
+}
+
+func (x *Fragment) GetFragment() uint32 {
+	if x != nil {
+		return x.Fragment
+	}
+	return 0
+}
+
+func (x *Fragment) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+type ExpectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        uint64                 `protobuf:"fixed64,1,opt,name=server,proto3" json:"server,omitempty"`
+	After         uint64                 `protobuf:"fixed64,2,opt,name=after,proto3" json:"after,omitempty"` // chunks above this one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpectRequest) Reset() {
+	*x = ExpectRequest{}
+	mi := &file_meta_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectRequest) ProtoMessage() {}
+
+func (x *ExpectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectRequest.ProtoReflect.Descriptor instead.
+func (*ExpectRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *ExpectRequest) GetServer() uint64 {
+	if x != nil {
+		return x.Server
+	}
+	return 0
+}
+
+func (x *ExpectRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+type ExpectReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fragments     []*Fragment            `protobuf:"bytes,1,rep,name=fragments,proto3" json:"fragments,omitempty"` // in order of chunk
+	Next          uint64                 `protobuf:"fixed64,2,opt,name=next,proto3" json:"next,omitempty"`         // after of the next request; 0: that was all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpectReply) Reset() {
+	*x = ExpectReply{}
+	mi := &file_meta_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectReply) ProtoMessage() {}
+
+func (x *ExpectReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectReply.ProtoReflect.Descriptor instead.
+func (*ExpectReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *ExpectReply) GetFragments() []*Fragment {
+	if x != nil {
+		return x.Fragments
+	}
+	return nil
+}
+
+func (x *ExpectReply) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+type RepairsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        uint64                 `protobuf:"fixed64,1,opt,name=server,proto3" json:"server,omitempty"`
+	Have          []uint64               `protobuf:"fixed64,2,rep,packed,name=have,proto3" json:"have,omitempty"` // chunks whose fragment the server has made, or found whole
+	Lack          []uint64               `protobuf:"fixed64,3,rep,packed,name=lack,proto3" json:"lack,omitempty"` // chunks whose fragment is not there, or damaged
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairsRequest) Reset() {
+	*x = RepairsRequest{}
+	mi := &file_meta_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairsRequest) ProtoMessage() {}
+
+func (x *RepairsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairsRequest.ProtoReflect.Descriptor instead.
+func (*RepairsRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *RepairsRequest) GetServer() uint64 {
+	if x != nil {
+		return x.Server
+	}
+	return 0
+}
+
+func (x *RepairsRequest) GetHave() []uint64 {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+func (x *RepairsRequest) GetLack() []uint64 {
+	if x != nil {
+		return x.Lack
+	}
+	return nil
+}
+
+type RepairsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repairs       []*RepairsReply_Repair `protobuf:"bytes,1,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairsReply) Reset() {
+	*x = RepairsReply{}
+	mi := &file_meta_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairsReply) ProtoMessage() {}
+
+func (x *RepairsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairsReply.ProtoReflect.Descriptor instead.
+func (*RepairsReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *RepairsReply) GetRepairs() []*RepairsReply_Repair {
+	if x != nil {
+		return x.Repairs
+	}
+	return nil
+}
+
 type RaftMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	To            uint64                 `protobuf:"fixed64,1,opt,name=to,proto3" json:"to,omitempty"`
@@ -5802,7 +6070,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5814,7 +6082,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[84]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5827,7 +6095,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{84}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -5858,7 +6126,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5870,7 +6138,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[85]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5883,7 +6151,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{85}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -5936,7 +6204,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5948,7 +6216,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[86]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5961,7 +6229,111 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{86}
+	return file_meta_proto_rawDescGZIP(), []int{91}
+}
+
+type RepairsReply_Source struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fragment      uint32                 `protobuf:"varint,1,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	Addr          string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairsReply_Source) Reset() {
+	*x = RepairsReply_Source{}
+	mi := &file_meta_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairsReply_Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairsReply_Source) ProtoMessage() {}
+
+func (x *RepairsReply_Source) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairsReply_Source.ProtoReflect.Descriptor instead.
+func (*RepairsReply_Source) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{88, 0}
+}
+
+func (x *RepairsReply_Source) GetFragment() uint32 {
+	if x != nil {
+		return x.Fragment
+	}
+	return 0
+}
+
+func (x *RepairsReply_Source) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+type RepairsReply_Repair struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fragment      *Fragment              `protobuf:"bytes,1,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	Sources       []*RepairsReply_Source `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairsReply_Repair) Reset() {
+	*x = RepairsReply_Repair{}
+	mi := &file_meta_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairsReply_Repair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairsReply_Repair) ProtoMessage() {}
+
+func (x *RepairsReply_Repair) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairsReply_Repair.ProtoReflect.Descriptor instead.
+func (*RepairsReply_Repair) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{88, 1}
+}
+
+func (x *RepairsReply_Repair) GetFragment() *Fragment {
+	if x != nil {
+		return x.Fragment
+	}
+	return nil
+}
+
+func (x *RepairsReply_Repair) GetSources() []*RepairsReply_Source {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
 }
 
 var File_meta_proto protoreflect.FileDescriptor
@@ -6405,7 +6777,29 @@ const file_meta_proto_rawDesc = "" +
 	"\x06server\x18\x01 \x01(\x06R\x06server\x12\x16\n" +
 	"\x06chunks\x18\x02 \x03(\x06R\x06chunks\"'\n" +
 	"\x11ReportChunksReply\x12\x12\n" +
-	"\x04free\x18\x01 \x03(\x06R\x04free\"1\n" +
+	"\x04free\x18\x01 \x03(\x06R\x04free\"N\n" +
+	"\bFragment\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1a\n" +
+	"\bfragment\x18\x02 \x01(\rR\bfragment\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\rR\x03end\"=\n" +
+	"\rExpectRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\x06R\x06server\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x06R\x05after\"V\n" +
+	"\vExpectReply\x123\n" +
+	"\tfragments\x18\x01 \x03(\v2\x15.dfs.meta.v1.FragmentR\tfragments\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x06R\x04next\"P\n" +
+	"\x0eRepairsRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\x06R\x06server\x12\x12\n" +
+	"\x04have\x18\x02 \x03(\x06R\x04have\x12\x12\n" +
+	"\x04lack\x18\x03 \x03(\x06R\x04lack\"\xfd\x01\n" +
+	"\fRepairsReply\x12:\n" +
+	"\arepairs\x18\x01 \x03(\v2 .dfs.meta.v1.RepairsReply.RepairR\arepairs\x1a8\n" +
+	"\x06Source\x12\x1a\n" +
+	"\bfragment\x18\x01 \x01(\rR\bfragment\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x1aw\n" +
+	"\x06Repair\x121\n" +
+	"\bfragment\x18\x01 \x01(\v2\x15.dfs.meta.v1.FragmentR\bfragment\x12:\n" +
+	"\asources\x18\x02 \x03(\v2 .dfs.meta.v1.RepairsReply.SourceR\asources\"1\n" +
 	"\vRaftMessage\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\x06R\x02to\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x86\x01\n" +
@@ -6439,7 +6833,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply\x12D\n" +
 	"\bWaitLock\x12\x1c.dfs.meta.v1.WaitLockRequest\x1a\x1a.dfs.meta.v1.WaitLockReply\x12M\n" +
 	"\vClosingLock\x12\x1f.dfs.meta.v1.ClosingLockRequest\x1a\x1d.dfs.meta.v1.ClosingLockReply\x12A\n" +
-	"\aGetLock\x12\x1b.dfs.meta.v1.GetLockRequest\x1a\x19.dfs.meta.v1.GetLockReply2\xb5\x03\n" +
+	"\aGetLock\x12\x1b.dfs.meta.v1.GetLockRequest\x1a\x19.dfs.meta.v1.GetLockReply2\xb8\x04\n" +
 	"\aCluster\x12;\n" +
 	"\x05Hello\x12\x19.dfs.meta.v1.HelloRequest\x1a\x17.dfs.meta.v1.HelloReply\x128\n" +
 	"\x04Join\x12\x18.dfs.meta.v1.JoinRequest\x1a\x16.dfs.meta.v1.JoinReply\x12J\n" +
@@ -6447,7 +6841,9 @@ const file_meta_proto_rawDesc = "" +
 	"JoinMaster\x12\x1e.dfs.meta.v1.JoinMasterRequest\x1a\x1c.dfs.meta.v1.JoinMasterReply\x12C\n" +
 	"\bWatchMap\x12\x1c.dfs.meta.v1.WatchMapRequest\x1a\x17.dfs.meta.v1.ClusterMap0\x01\x12P\n" +
 	"\fReportServer\x12 .dfs.meta.v1.ReportServerRequest\x1a\x1e.dfs.meta.v1.ReportServerReply\x12P\n" +
-	"\fReportChunks\x12 .dfs.meta.v1.ReportChunksRequest\x1a\x1e.dfs.meta.v1.ReportChunksReply2\x85\x01\n" +
+	"\fReportChunks\x12 .dfs.meta.v1.ReportChunksRequest\x1a\x1e.dfs.meta.v1.ReportChunksReply\x12>\n" +
+	"\x06Expect\x12\x1a.dfs.meta.v1.ExpectRequest\x1a\x18.dfs.meta.v1.ExpectReply\x12A\n" +
+	"\aRepairs\x12\x1b.dfs.meta.v1.RepairsRequest\x1a\x19.dfs.meta.v1.RepairsReply2\x85\x01\n" +
 	"\x04Raft\x12=\n" +
 	"\bMessages\x12\x18.dfs.meta.v1.RaftMessage\x1a\x15.dfs.meta.v1.RaftDone(\x01\x12>\n" +
 	"\bSnapshot\x12\x19.dfs.meta.v1.SnapshotPart\x1a\x15.dfs.meta.v1.RaftDone(\x01B\x12Z\x10dfs/proto/metapbb\x06proto3"
@@ -6464,7 +6860,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
@@ -6550,9 +6946,16 @@ var file_meta_proto_goTypes = []any{
 	(*ReportServerReply)(nil),   // 81: dfs.meta.v1.ReportServerReply
 	(*ReportChunksRequest)(nil), // 82: dfs.meta.v1.ReportChunksRequest
 	(*ReportChunksReply)(nil),   // 83: dfs.meta.v1.ReportChunksReply
-	(*RaftMessage)(nil),         // 84: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 85: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 86: dfs.meta.v1.RaftDone
+	(*Fragment)(nil),            // 84: dfs.meta.v1.Fragment
+	(*ExpectRequest)(nil),       // 85: dfs.meta.v1.ExpectRequest
+	(*ExpectReply)(nil),         // 86: dfs.meta.v1.ExpectReply
+	(*RepairsRequest)(nil),      // 87: dfs.meta.v1.RepairsRequest
+	(*RepairsReply)(nil),        // 88: dfs.meta.v1.RepairsReply
+	(*RaftMessage)(nil),         // 89: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),        // 90: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),            // 91: dfs.meta.v1.RaftDone
+	(*RepairsReply_Source)(nil), // 92: dfs.meta.v1.RepairsReply.Source
+	(*RepairsReply_Repair)(nil), // 93: dfs.meta.v1.RepairsReply.Repair
 }
 var file_meta_proto_depIdxs = []int32{
 	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -6629,67 +7032,75 @@ var file_meta_proto_depIdxs = []int32{
 	70,  // 71: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
 	72,  // 72: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
 	70,  // 73: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	13,  // 74: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15,  // 75: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17,  // 76: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19,  // 77: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,   // 78: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,   // 79: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12,  // 80: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	42,  // 81: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	44,  // 82: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	46,  // 83: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	48,  // 84: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	50,  // 85: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
-	53,  // 86: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	56,  // 87: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	58,  // 88: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	60,  // 89: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	68,  // 90: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	62,  // 91: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	64,  // 92: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	66,  // 93: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	73,  // 94: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	75,  // 95: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	77,  // 96: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	79,  // 97: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	80,  // 98: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	82,  // 99: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	84,  // 100: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	85,  // 101: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 102: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 103: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 104: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 105: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 106: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 107: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	45,  // 108: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	43,  // 109: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	45,  // 110: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	47,  // 111: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	49,  // 112: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	51,  // 113: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	54,  // 114: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	57,  // 115: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	59,  // 116: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	61,  // 117: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	69,  // 118: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	63,  // 119: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	65,  // 120: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	67,  // 121: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	74,  // 122: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	76,  // 123: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	78,  // 124: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	71,  // 125: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	81,  // 126: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	83,  // 127: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	86,  // 128: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	86,  // 129: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	102, // [102:130] is the sub-list for method output_type
-	74,  // [74:102] is the sub-list for method input_type
-	74,  // [74:74] is the sub-list for extension type_name
-	74,  // [74:74] is the sub-list for extension extendee
-	0,   // [0:74] is the sub-list for field type_name
+	84,  // 74: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
+	93,  // 75: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
+	84,  // 76: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
+	92,  // 77: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
+	13,  // 78: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 79: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 80: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 81: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 82: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 83: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 84: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	42,  // 85: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	44,  // 86: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	46,  // 87: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	48,  // 88: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	50,  // 89: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	53,  // 90: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	56,  // 91: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	58,  // 92: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	60,  // 93: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	68,  // 94: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62,  // 95: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	64,  // 96: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	66,  // 97: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	73,  // 98: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	75,  // 99: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	77,  // 100: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	79,  // 101: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	80,  // 102: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	82,  // 103: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	85,  // 104: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
+	87,  // 105: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
+	89,  // 106: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	90,  // 107: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 108: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 109: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 110: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 111: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 112: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 113: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 114: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 115: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 116: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 117: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 118: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 119: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 120: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 121: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 122: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 123: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 124: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 125: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 126: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 127: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 128: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 129: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 130: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 131: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 132: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 133: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 134: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
+	88,  // 135: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
+	91,  // 136: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	91,  // 137: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	108, // [108:138] is the sub-list for method output_type
+	78,  // [78:108] is the sub-list for method input_type
+	78,  // [78:78] is the sub-list for extension type_name
+	78,  // [78:78] is the sub-list for extension extendee
+	0,   // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -6722,7 +7133,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   87,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

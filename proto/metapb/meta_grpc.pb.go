@@ -897,6 +897,8 @@ const (
 	Cluster_WatchMap_FullMethodName     = "/dfs.meta.v1.Cluster/WatchMap"
 	Cluster_ReportServer_FullMethodName = "/dfs.meta.v1.Cluster/ReportServer"
 	Cluster_ReportChunks_FullMethodName = "/dfs.meta.v1.Cluster/ReportChunks"
+	Cluster_Expect_FullMethodName       = "/dfs.meta.v1.Cluster/Expect"
+	Cluster_Repairs_FullMethodName      = "/dfs.meta.v1.Cluster/Repairs"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -920,6 +922,11 @@ type ClusterClient interface {
 	// ReportChunks lists chunks that a server holds; the answer says which of them
 	// nothing needs any more.
 	ReportChunks(ctx context.Context, in *ReportChunksRequest, opts ...grpc.CallOption) (*ReportChunksReply, error)
+	// Expect lists the fragments that a server should have.
+	Expect(ctx context.Context, in *ExpectRequest, opts ...grpc.CallOption) (*ExpectReply, error)
+	// Repairs says which fragments a server has made anew, and which it has lost, and
+	// answers which it should make, those first that are in the greatest danger.
+	Repairs(ctx context.Context, in *RepairsRequest, opts ...grpc.CallOption) (*RepairsReply, error)
 }
 
 type clusterClient struct {
@@ -999,6 +1006,26 @@ func (c *clusterClient) ReportChunks(ctx context.Context, in *ReportChunksReques
 	return out, nil
 }
 
+func (c *clusterClient) Expect(ctx context.Context, in *ExpectRequest, opts ...grpc.CallOption) (*ExpectReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExpectReply)
+	err := c.cc.Invoke(ctx, Cluster_Expect_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) Repairs(ctx context.Context, in *RepairsRequest, opts ...grpc.CallOption) (*RepairsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairsReply)
+	err := c.cc.Invoke(ctx, Cluster_Repairs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -1020,6 +1047,11 @@ type ClusterServer interface {
 	// ReportChunks lists chunks that a server holds; the answer says which of them
 	// nothing needs any more.
 	ReportChunks(context.Context, *ReportChunksRequest) (*ReportChunksReply, error)
+	// Expect lists the fragments that a server should have.
+	Expect(context.Context, *ExpectRequest) (*ExpectReply, error)
+	// Repairs says which fragments a server has made anew, and which it has lost, and
+	// answers which it should make, those first that are in the greatest danger.
+	Repairs(context.Context, *RepairsRequest) (*RepairsReply, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -1047,6 +1079,12 @@ func (UnimplementedClusterServer) ReportServer(context.Context, *ReportServerReq
 }
 func (UnimplementedClusterServer) ReportChunks(context.Context, *ReportChunksRequest) (*ReportChunksReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportChunks not implemented")
+}
+func (UnimplementedClusterServer) Expect(context.Context, *ExpectRequest) (*ExpectReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Expect not implemented")
+}
+func (UnimplementedClusterServer) Repairs(context.Context, *RepairsRequest) (*RepairsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repairs not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -1170,6 +1208,42 @@ func _Cluster_ReportChunks_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Expect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExpectRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Expect(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Expect_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Expect(ctx, req.(*ExpectRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_Repairs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Repairs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Repairs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Repairs(ctx, req.(*RepairsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1196,6 +1270,14 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportChunks",
 			Handler:    _Cluster_ReportChunks_Handler,
+		},
+		{
+			MethodName: "Expect",
+			Handler:    _Cluster_Expect_Handler,
+		},
+		{
+			MethodName: "Repairs",
+			Handler:    _Cluster_Repairs_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

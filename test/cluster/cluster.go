@@ -47,6 +47,8 @@ type Options struct {
 	SessionTTL     time.Duration // 0: the masters' default
 	DropWait       time.Duration // 0: the masters' default
 	ReportInterval time.Duration // of chunk servers; 0: their default
+	RepairAfter    time.Duration // 0: the masters' default
+	ScrubEvery     time.Duration // 0: the chunk servers' default
 	Tick           time.Duration // of Raft; 0: its default
 	// Mem has networks, Raft logs and chunks in memory, so that all can be in a bubble
 	// of testing/synctest, where time is virtual. The masters' rows are on the machine's disk.
@@ -215,7 +217,7 @@ func (c *Cluster) startMaster(m *master) {
 	cfg := metaserver.Config{
 		Name: m.name, Dir: m.dir, FS: m.fs, Listen: m.addr, Listener: l, Dialer: c.dialer(m.name), Clock: c.clock(),
 		GossipListen: "127.0.0.1:0", GossipTransport: transport, Expected: c.o.Masters,
-		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
+		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
 	}
 	if _, err := os.Stat(m.dir); m == c.masters[0] && errors.Is(err, os.ErrNotExist) {
 		cfg.Bootstrap = true
@@ -235,7 +237,7 @@ func (c *Cluster) startChunk(s *chunk) {
 	server, err := chunkserver.Start(context.Background(), chunkserver.Config{
 		Name: s.name, Dirs: []string{s.dir}, FS: s.fs, Listen: s.addr, Listener: l, Dialer: c.dialer(s.name),
 		GossipListen: "127.0.0.1:0", GossipTransport: transport, Masters: c.Masters(), Host: s.name, Weight: 1,
-		ReportInterval: c.o.ReportInterval, Version: "test", Logger: c.logger.With("node", s.name),
+		ReportInterval: c.o.ReportInterval, ScrubEvery: c.o.ScrubEvery, Version: "test", Logger: c.logger.With("node", s.name),
 	})
 	if err != nil {
 		c.t.Fatalf("%s: %v", s.name, err)
@@ -445,8 +447,8 @@ func (c *Cluster) clientConfig(timeout time.Duration) client.Config {
 	}
 }
 
-// Client dials a client, which is closed with the test.
-func (c *Cluster) Client() *client.FS {
+// dialNow dials a client that the caller closes.
+func (c *Cluster) dialNow() *client.FS {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), healthyTimeout)
 	defer cancel()
@@ -454,6 +456,13 @@ func (c *Cluster) Client() *client.FS {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	return fs
+}
+
+// Client dials a client, which is closed with the test.
+func (c *Cluster) Client() *client.FS {
+	c.t.Helper()
+	fs := c.dialNow()
 	c.t.Cleanup(func() {
 		if err := fs.Close(); err != nil {
 			c.t.Errorf("close of the client: %v", err)
