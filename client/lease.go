@@ -33,6 +33,8 @@ const (
 // recall and each change touches the inode, and who asks takes the clock first. While a
 // change of ours is on its way to the masters and back, others may have seen already what
 // we have not heard of: nothing is kept of the inode then, and nothing answered from memory.
+// And it may be kept only under a lease that came with it, or that was here before it was
+// asked for: between an answer and a lease that was granted later others may have changed the inode, and had nothing to recall.
 //
 // Lock order: FS.mu, inode.mu, leases.mu, then session.mu or lane.mu.
 type leases struct {
@@ -61,6 +63,8 @@ type leases struct {
 type node struct {
 	ino       dfs.Ino
 	serial    uint64
+	since     uint64 // clock when the lease came
+	by        uint64 // clock of the question whose answer it came with last
 	exclusive bool
 	known     bool               // attr is set
 	attr      dfs.Attr           // with all changes made here; without bytes that are not committed
@@ -93,10 +97,12 @@ func newLeases(fs *FS) *leases {
 // good reports whether leases are good now.
 func (l *leases) good() bool { return l.fs.cfg.Clock() < l.until.Load() }
 
-// now is the clock to keep answers by: to be taken before the question is sent.
+// now is the clock to keep answers by, another one for each question: to be taken before
+// it is sent.
 func (l *leases) now() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.clock++
 	return l.clock
 }
 
@@ -127,6 +133,17 @@ func (l *leases) touch(ino dfs.Ino, recall bool) {
 //
 // +checklocks:l.mu
 func (l *leases) fresh(ino dfs.Ino, at uint64) bool {
+	n := l.nodes[ino]
+	return n != nil && n.covers(at) && l.quiet(ino, at)
+}
+
+// covers reports whether the lease was there when the answer to a question was made.
+func (n *node) covers(at uint64) bool { return n.since < at || n.by == at }
+
+// quiet reports whether nothing has happened to an inode here since at.
+//
+// +checklocks:l.mu
+func (l *leases) quiet(ino dfs.Ino, at uint64) bool {
 	return l.granted(ino, at) && l.touched[ino].any <= at && l.busy[ino] == 0
 }
 
@@ -164,13 +181,13 @@ func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 		n = l.addLocked(ino)
 	}
 	if g.Serial != 0 {
-		n.serial = max(n.serial, g.Serial)
+		n.serial, n.by = max(n.serial, g.Serial), at
 		n.exclusive = n.exclusive || g.Exclusive
 		if g.Exclusive {
 			n.unlocked = g.Unlocked
 		}
 	}
-	if g.Attr != nil { // while n.busy, too, so that no older one is taken over later
+	if g.Attr != nil && n.covers(at) { // while n.busy, too, so that no older one is taken over later
 		attr := rpc.AttrFromProto(g.Attr)
 		n.learn(&attr)
 	}
@@ -179,7 +196,8 @@ func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 
 // +checklocks:l.mu
 func (l *leases) addLocked(ino dfs.Ino) *node {
-	n := &node{ino: ino, busy: l.busy[ino]}
+	l.clock++
+	n := &node{ino: ino, busy: l.busy[ino], since: l.clock}
 	n.place = l.order.PushBack(n)
 	l.nodes[ino] = n
 	return n
@@ -658,6 +676,7 @@ func (l *leases) begin(inos []dfs.Ino) asking {
 			n.busy = l.busy[ino]
 		}
 	}
+	l.clock++
 	return asking{at: l.clock, inos: inos}
 }
 
@@ -672,7 +691,7 @@ func (l *leases) end(a asking, granted []*metapb.Lease) (alone uint64) {
 		if l.busy[ino]--; l.busy[ino] == 0 {
 			delete(l.busy, ino)
 		}
-		free = free && l.fresh(ino, a.at)
+		free = free && l.quiet(ino, a.at)
 		if n := l.nodes[ino]; n != nil {
 			n.busy = l.busy[ino]
 			n.known = n.known && n.pending > 0
@@ -687,10 +706,15 @@ func (l *leases) end(a asking, granted []*metapb.Lease) (alone uint64) {
 	for _, g := range granted {
 		l.takeLocked(a.at, g)
 	}
+	for _, c := range a.names {
+		n := l.nodes[c.parent]
+		free = free && n != nil && n.covers(a.at)
+	}
 	l.wakeLocked()
 	if !free {
 		return 0
 	}
+	l.clock++
 	return l.clock
 }
 

@@ -221,6 +221,12 @@ func (v View) Epoch() (dfs.Epoch, error) {
 	return cl.epoch, err
 }
 
+// Buckets is how many placement groups each layout has; 0 of a table not bootstrapped.
+func (v View) Buckets() (uint32, error) {
+	cl, err := v.cluster()
+	return cl.buckets, err
+}
+
 // Layouts lists the layouts that some inode was given, in ascending order: their
 // placement groups need homes.
 func (v View) Layouts() ([]dfs.Layout, error) {

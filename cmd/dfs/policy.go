@@ -76,15 +76,12 @@ func newPolicySet(g *global) *cobra.Command {
 		Long: `Sets the policy for what is created below a folder from now on. Refused when the
 servers that are there cannot hold it.`,
 		Example: `  dfs policy set /mnt/dfs/scratch copies=2
-  dfs policy set --root /archive copies=5`,
+  dfs policy set --root /archive ec=4+2`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := dfs.ParseLayout(args[1])
 			if err != nil {
 				return cli.Usagef("%w", err)
-			}
-			if l.Data() > 1 {
-				return cli.Refusedf("%s: this version stores whole copies only (copies=1 to copies=%d)", l, dfs.CopiesMax)
 			}
 			where, err := g.fetchWhere(cmd.Context(), args[0], fromRoot, 0, 1)
 			if err != nil {

@@ -415,11 +415,19 @@ func (s *Server) ReportChunks(ctx context.Context, req *metapb.ReportChunksReque
 	for i, c := range req.Chunks {
 		chunks[i] = dfs.ChunkID(c)
 	}
+	l := s.leading.Load()
+	if l == nil {
+		return nil, s.notReady()
+	}
 	out := &metapb.ReportChunksReply{}
 	err := s.read(ctx, func(v meta.View) error {
 		free, err := v.Deletable(dfs.NodeID(req.Server), chunks)
+		if err != nil {
+			return err
+		}
+		buckets, err := v.Buckets()
 		out.Free = nil
-		for _, c := range free {
+		for _, c := range l.repairs.notArriving(dfs.NodeID(req.Server), max(buckets, 1), free) {
 			out.Free = append(out.Free, uint64(c))
 		}
 		return err

@@ -421,7 +421,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	s.leading.Store(l)
 	s.logger.Info("leading", "term", term)
-	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.findRepairs} {
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.findRepairs, l.rebalance} {
 		l.wg.Go(duty)
 	}
 	<-ctx.Done()

@@ -35,6 +35,7 @@ type repairs struct {
 	tasks map[dfs.NodeID][]danger  // +checklocks:mu — fragments to make by server, the most endangered first
 	state repairState              // +checklocks:mu
 	lacks uint64                   // +checklocks:mu — how often servers have told of losses
+	moves map[dfs.PG]*move         // +checklocks:mu
 	done  []progress               // +checklocks:mu — what was made lately
 	away  map[dfs.NodeID]time.Time // +checklocks:mu — servers that are down, since when at the latest
 }
@@ -262,13 +263,10 @@ func (l *leadership) noteAway(m *dfs.ClusterMap) {
 // had. Of a group where that may be all that is left of a chunk it says so of none: there it is
 // not known what would be lost, or all that helps is that the server comes back.
 func (l *leadership) leaves(m *dfs.ClusterMap) func(dfs.PG, dfs.NodeID) bool {
+	late := l.absent()
 	r := &l.repairs
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	late := map[dfs.NodeID]bool{}
-	for id, since := range r.away {
-		late[id] = time.Since(since) >= l.s.cfg.RepairAfter
-	}
 	known, pinned := r.state.epoch == m.Epoch, r.state.pinned
 	return func(pg dfs.PG, id dfs.NodeID) bool { return known && late[id] && !pinned[pg] }
 }
@@ -311,29 +309,13 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 		return nil, err
 	}
 	server := dfs.NodeID(req.Server)
-	if len(req.Have)+len(req.Lack) > 0 {
-		op := &meta.SetPresent{Server: server}
-		for _, c := range req.Have {
-			op.Have = append(op.Have, dfs.ChunkID(c))
-		}
-		for _, c := range req.Lack {
-			op.Lack = append(op.Lack, dfs.ChunkID(c))
-		}
-		if _, err := s.propose(ctx, op); err != nil {
-			return nil, s.failure(err)
-		}
-		l.repairs.made(server, req.Have)
-		if len(req.Lack) > 0 {
-			l.repairs.mu.Lock()
-			l.repairs.lacks++
-			l.repairs.state.epoch = 0 // it is not so any more
-			l.repairs.mu.Unlock()
-			kick(l.repairs.kick)
-		}
+	if err := l.takeReport(ctx, server, req); err != nil {
+		return nil, s.failure(err)
 	}
 	out := &metapb.RepairsReply{}
 	wanted := l.repairs.next(server)
-	if len(wanted) == 0 {
+	moving := l.repairs.moving(server, repairsAsked-len(wanted))
+	if len(wanted)+len(moving) == 0 {
 		return out, nil
 	}
 	var moot []uint64
@@ -354,10 +336,51 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 				moot = append(moot, uint64(id))
 			}
 		}
+		for id, position := range moving {
+			c, ok, err := v.Chunk(id)
+			if err != nil {
+				return err
+			}
+			if ok && c.Sealed {
+				out.Repairs = append(out.Repairs, repairFor(m, &c, position))
+			}
+		}
 		return nil
 	})
 	l.repairs.made(server, moot)
 	return out, err
+}
+
+// takeReport takes over what a server has made and lost.
+func (l *leadership) takeReport(ctx context.Context, server dfs.NodeID, req *metapb.RepairsRequest) error {
+	if len(req.Have)+len(req.Lack) == 0 {
+		return nil
+	}
+	op := &meta.SetPresent{Server: server, Have: l.repairs.moved(server, l.s.buckets(), req.Have)}
+	for _, c := range req.Lack {
+		op.Lack = append(op.Lack, dfs.ChunkID(c))
+	}
+	if len(op.Have)+len(op.Lack) == 0 {
+		return nil
+	}
+	if _, err := l.s.propose(ctx, op); err != nil {
+		return err
+	}
+	l.repairs.made(server, req.Have)
+	if len(req.Lack) > 0 {
+		l.repairs.mu.Lock()
+		l.repairs.lacks++
+		l.repairs.state.epoch = 0 // it is not so any more
+		l.repairs.mu.Unlock()
+		kick(l.repairs.kick)
+	}
+	return nil
+}
+
+// buckets is how many placement groups each layout has.
+func (s *Server) buckets() (n uint32) {
+	_ = s.node.LocalRead(func(v meta.View) (err error) { n, err = v.Buckets(); return err })
+	return max(n, 1)
 }
 
 // repairOf is what a server needs to make its fragment of a chunk; nil when it need not.
@@ -367,11 +390,5 @@ func repairOf(m *dfs.ClusterMap, c *meta.Chunk, server dfs.NodeID) *metapb.Repai
 	if p < 0 || !c.Sealed || c.Committed == 0 || c.Present>>p&1 == 1 {
 		return nil
 	}
-	r := &metapb.RepairsReply_Repair{Fragment: &metapb.Fragment{Chunk: uint64(c.ID), Fragment: uint32(p), End: c.Committed}}
-	for i, id := range home {
-		if c.Present>>i&1 == 1 && serves(m, id) {
-			r.Sources = append(r.Sources, &metapb.RepairsReply_Source{Fragment: uint32(i), Addr: m.Server(id).Addr})
-		}
-	}
-	return r
+	return repairFor(m, c, p)
 }

@@ -87,7 +87,7 @@ func (l *leadership) intents(ctx context.Context, m *dfs.ClusterMap, c *meta.Chu
 	commit := meta.ChunkCommit{Chunk: c.ID, Committed: c.Committed, Servers: make([]dfs.NodeID, c.ID.Layout().Width())}
 	var common map[uint32]*chunkpb.IntentsReply_Record // by offset
 	var last error
-	asked, present := false, false
+	asked, present := 0, false
 	type answer struct {
 		records map[uint32]*chunkpb.IntentsReply_Record
 		err     error
@@ -120,7 +120,8 @@ func (l *leadership) intents(ctx context.Context, m *dfs.ClusterMap, c *meta.Chu
 		if a.records == nil {
 			continue
 		}
-		commit.Servers[i], asked = home[i], true
+		commit.Servers[i] = home[i]
+		asked++
 		if common == nil {
 			common = a.records
 			continue
@@ -131,7 +132,9 @@ func (l *leadership) intents(ctx context.Context, m *dfs.ClusterMap, c *meta.Chu
 			}
 		}
 	}
-	if !asked {
+	// A record that fewer servers have than it takes to read it was not acknowledged; when
+	// fewer answer, nobody can tell.
+	if asked < c.ID.Layout().Data() {
 		if !present {
 			return nil, commit, nil // none of its servers is in its place any more
 		}

@@ -229,6 +229,10 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 	}
 	for _, x := range out.Servers {
 		switch {
+		case x.State == dfs.ServerDrain.String() && x.Groups > 0:
+			say("SERVER_DRAINING", warning, "wait, then dfs servers remove "+x.Name, "chunk server %s is drained: %d placement groups are still to be moved off it", x.Name, x.Groups)
+		case x.State == dfs.ServerDrain.String():
+			say("SERVER_DRAINED", warning, "dfs servers remove "+x.Name, "chunk server %s has no data that is needed: it is safe to remove", x.Name)
 		case x.State == dfs.ServerDown.String():
 			say("SERVER_DOWN", warning, "start dfs-chunk there again with its own folders", "chunk server %s at %s does not answer", x.Name, x.Addr)
 		case x.Alive && x.TotalBytes > 0 && x.FreeBytes == 0:

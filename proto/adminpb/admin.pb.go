@@ -23,6 +23,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SetServerRequest_Change int32
+
+const (
+	SetServerRequest_NONE   SetServerRequest_Change = 0
+	SetServerRequest_DRAIN  SetServerRequest_Change = 1 // its data moves to others
+	SetServerRequest_RESUME SetServerRequest_Change = 2 // it takes data again
+	SetServerRequest_REMOVE SetServerRequest_Change = 3 // for good
+)
+
+// Enum value maps for SetServerRequest_Change.
+var (
+	SetServerRequest_Change_name = map[int32]string{
+		0: "NONE",
+		1: "DRAIN",
+		2: "RESUME",
+		3: "REMOVE",
+	}
+	SetServerRequest_Change_value = map[string]int32{
+		"NONE":   0,
+		"DRAIN":  1,
+		"RESUME": 2,
+		"REMOVE": 3,
+	}
+)
+
+func (x SetServerRequest_Change) Enum() *SetServerRequest_Change {
+	p := new(SetServerRequest_Change)
+	*p = x
+	return p
+}
+
+func (x SetServerRequest_Change) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SetServerRequest_Change) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_proto_enumTypes[0].Descriptor()
+}
+
+func (SetServerRequest_Change) Type() protoreflect.EnumType {
+	return &file_admin_proto_enumTypes[0]
+}
+
+func (x SetServerRequest_Change) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SetServerRequest_Change.Descriptor instead.
+func (SetServerRequest_Change) EnumDescriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{19, 0}
+}
+
 type LocksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // the number of the last one of the page before; 0: from the beginning
@@ -1540,6 +1592,102 @@ func (*RemoveMasterReply) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
+type SetServerRequest struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Name          string                  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Change        SetServerRequest_Change `protobuf:"varint,2,opt,name=change,proto3,enum=dfs.admin.v1.SetServerRequest_Change" json:"change,omitempty"`
+	Force         bool                    `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // REMOVE: also what only it has is given up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetServerRequest) Reset() {
+	*x = SetServerRequest{}
+	mi := &file_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetServerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetServerRequest) ProtoMessage() {}
+
+func (x *SetServerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetServerRequest.ProtoReflect.Descriptor instead.
+func (*SetServerRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetServerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetServerRequest) GetChange() SetServerRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return SetServerRequest_NONE
+}
+
+func (x *SetServerRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type SetServerReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetServerReply) Reset() {
+	*x = SetServerReply{}
+	mi := &file_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetServerReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetServerReply) ProtoMessage() {}
+
+func (x *SetServerReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetServerReply.ProtoReflect.Descriptor instead.
+func (*SetServerReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{20}
+}
+
 type TransferLeaderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: any
@@ -1549,7 +1697,7 @@ type TransferLeaderRequest struct {
 
 func (x *TransferLeaderRequest) Reset() {
 	*x = TransferLeaderRequest{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1709,7 @@ func (x *TransferLeaderRequest) String() string {
 func (*TransferLeaderRequest) ProtoMessage() {}
 
 func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1722,7 @@ func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TransferLeaderRequest) GetName() string {
@@ -1593,7 +1741,7 @@ type TransferLeaderReply struct {
 
 func (x *TransferLeaderReply) Reset() {
 	*x = TransferLeaderReply{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1753,7 @@ func (x *TransferLeaderReply) String() string {
 func (*TransferLeaderReply) ProtoMessage() {}
 
 func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1766,7 @@ func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderReply.ProtoReflect.Descriptor instead.
 func (*TransferLeaderReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TransferLeaderReply) GetLeader() string {
@@ -1773,17 +1921,30 @@ const file_admin_proto_rawDesc = "" +
 	"\x13RemoveMasterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x13\n" +
-	"\x11RemoveMasterReply\"+\n" +
+	"\x11RemoveMasterReply\"\xb2\x01\n" +
+	"\x10SetServerRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12=\n" +
+	"\x06change\x18\x02 \x01(\x0e2%.dfs.admin.v1.SetServerRequest.ChangeR\x06change\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"5\n" +
+	"\x06Change\x12\b\n" +
+	"\x04NONE\x10\x00\x12\t\n" +
+	"\x05DRAIN\x10\x01\x12\n" +
+	"\n" +
+	"\x06RESUME\x10\x02\x12\n" +
+	"\n" +
+	"\x06REMOVE\x10\x03\"\x10\n" +
+	"\x0eSetServerReply\"+\n" +
 	"\x15TransferLeaderRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"-\n" +
 	"\x13TransferLeaderReply\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader2\xc0\x03\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader2\x8b\x04\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
 	"\x05Locks\x12\x1a.dfs.admin.v1.LocksRequest\x1a\x18.dfs.admin.v1.LocksReply\x12I\n" +
 	"\tAddMaster\x12\x1e.dfs.admin.v1.AddMasterRequest\x1a\x1c.dfs.admin.v1.AddMasterReply\x12R\n" +
-	"\fRemoveMaster\x12!.dfs.admin.v1.RemoveMasterRequest\x1a\x1f.dfs.admin.v1.RemoveMasterReply\x12X\n" +
+	"\fRemoveMaster\x12!.dfs.admin.v1.RemoveMasterRequest\x1a\x1f.dfs.admin.v1.RemoveMasterReply\x12I\n" +
+	"\tSetServer\x12\x1e.dfs.admin.v1.SetServerRequest\x1a\x1c.dfs.admin.v1.SetServerReply\x12X\n" +
 	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReplyB\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
 var (
@@ -1798,57 +1959,64 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_admin_proto_goTypes = []any{
-	(*LocksRequest)(nil),          // 0: dfs.admin.v1.LocksRequest
-	(*LocksReply)(nil),            // 1: dfs.admin.v1.LocksReply
-	(*Lock)(nil),                  // 2: dfs.admin.v1.Lock
-	(*StatusRequest)(nil),         // 3: dfs.admin.v1.StatusRequest
-	(*StatusReply)(nil),           // 4: dfs.admin.v1.StatusReply
-	(*Repair)(nil),                // 5: dfs.admin.v1.Repair
-	(*HealthReason)(nil),          // 6: dfs.admin.v1.HealthReason
-	(*Master)(nil),                // 7: dfs.admin.v1.Master
-	(*Server)(nil),                // 8: dfs.admin.v1.Server
-	(*Group)(nil),                 // 9: dfs.admin.v1.Group
-	(*Session)(nil),               // 10: dfs.admin.v1.Session
-	(*WhereRequest)(nil),          // 11: dfs.admin.v1.WhereRequest
-	(*WhereReply)(nil),            // 12: dfs.admin.v1.WhereReply
-	(*WhereExtent)(nil),           // 13: dfs.admin.v1.WhereExtent
-	(*WhereFragment)(nil),         // 14: dfs.admin.v1.WhereFragment
-	(*AddMasterRequest)(nil),      // 15: dfs.admin.v1.AddMasterRequest
-	(*AddMasterReply)(nil),        // 16: dfs.admin.v1.AddMasterReply
-	(*RemoveMasterRequest)(nil),   // 17: dfs.admin.v1.RemoveMasterRequest
-	(*RemoveMasterReply)(nil),     // 18: dfs.admin.v1.RemoveMasterReply
-	(*TransferLeaderRequest)(nil), // 19: dfs.admin.v1.TransferLeaderRequest
-	(*TransferLeaderReply)(nil),   // 20: dfs.admin.v1.TransferLeaderReply
+	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
+	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
+	(*LocksReply)(nil),            // 2: dfs.admin.v1.LocksReply
+	(*Lock)(nil),                  // 3: dfs.admin.v1.Lock
+	(*StatusRequest)(nil),         // 4: dfs.admin.v1.StatusRequest
+	(*StatusReply)(nil),           // 5: dfs.admin.v1.StatusReply
+	(*Repair)(nil),                // 6: dfs.admin.v1.Repair
+	(*HealthReason)(nil),          // 7: dfs.admin.v1.HealthReason
+	(*Master)(nil),                // 8: dfs.admin.v1.Master
+	(*Server)(nil),                // 9: dfs.admin.v1.Server
+	(*Group)(nil),                 // 10: dfs.admin.v1.Group
+	(*Session)(nil),               // 11: dfs.admin.v1.Session
+	(*WhereRequest)(nil),          // 12: dfs.admin.v1.WhereRequest
+	(*WhereReply)(nil),            // 13: dfs.admin.v1.WhereReply
+	(*WhereExtent)(nil),           // 14: dfs.admin.v1.WhereExtent
+	(*WhereFragment)(nil),         // 15: dfs.admin.v1.WhereFragment
+	(*AddMasterRequest)(nil),      // 16: dfs.admin.v1.AddMasterRequest
+	(*AddMasterReply)(nil),        // 17: dfs.admin.v1.AddMasterReply
+	(*RemoveMasterRequest)(nil),   // 18: dfs.admin.v1.RemoveMasterRequest
+	(*RemoveMasterReply)(nil),     // 19: dfs.admin.v1.RemoveMasterReply
+	(*SetServerRequest)(nil),      // 20: dfs.admin.v1.SetServerRequest
+	(*SetServerReply)(nil),        // 21: dfs.admin.v1.SetServerReply
+	(*TransferLeaderRequest)(nil), // 22: dfs.admin.v1.TransferLeaderRequest
+	(*TransferLeaderReply)(nil),   // 23: dfs.admin.v1.TransferLeaderReply
 }
 var file_admin_proto_depIdxs = []int32{
-	2,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
-	6,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
-	7,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
-	8,  // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
-	9,  // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
-	10, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
-	5,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
-	13, // 7: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
-	14, // 8: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
-	3,  // 9: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	11, // 10: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	0,  // 11: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
-	15, // 12: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	17, // 13: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	19, // 14: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	4,  // 15: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	12, // 16: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	1,  // 17: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	16, // 18: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	18, // 19: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	20, // 20: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
+	7,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
+	8,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
+	9,  // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
+	10, // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
+	11, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
+	6,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
+	14, // 7: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
+	15, // 8: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
+	0,  // 9: dfs.admin.v1.SetServerRequest.change:type_name -> dfs.admin.v1.SetServerRequest.Change
+	4,  // 10: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	12, // 11: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	1,  // 12: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	16, // 13: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	18, // 14: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	20, // 15: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
+	22, // 16: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	5,  // 17: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	13, // 18: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	2,  // 19: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	17, // 20: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	19, // 21: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	21, // 22: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	23, // 23: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -1861,13 +2029,14 @@ func file_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   21,
+			NumEnums:      1,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_admin_proto_goTypes,
 		DependencyIndexes: file_admin_proto_depIdxs,
+		EnumInfos:         file_admin_proto_enumTypes,
 		MessageInfos:      file_admin_proto_msgTypes,
 	}.Build()
 	File_admin_proto = out.File

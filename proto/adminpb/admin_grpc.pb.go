@@ -26,6 +26,7 @@ const (
 	Admin_Locks_FullMethodName          = "/dfs.admin.v1.Admin/Locks"
 	Admin_AddMaster_FullMethodName      = "/dfs.admin.v1.Admin/AddMaster"
 	Admin_RemoveMaster_FullMethodName   = "/dfs.admin.v1.Admin/RemoveMaster"
+	Admin_SetServer_FullMethodName      = "/dfs.admin.v1.Admin/SetServer"
 	Admin_TransferLeader_FullMethodName = "/dfs.admin.v1.Admin/TransferLeader"
 )
 
@@ -38,6 +39,8 @@ type AdminClient interface {
 	Locks(ctx context.Context, in *LocksRequest, opts ...grpc.CallOption) (*LocksReply, error)
 	AddMaster(ctx context.Context, in *AddMasterRequest, opts ...grpc.CallOption) (*AddMasterReply, error)
 	RemoveMaster(ctx context.Context, in *RemoveMasterRequest, opts ...grpc.CallOption) (*RemoveMasterReply, error)
+	// SetServer changes what a chunk server is for.
+	SetServer(ctx context.Context, in *SetServerRequest, opts ...grpc.CallOption) (*SetServerReply, error)
 	TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderReply, error)
 }
 
@@ -99,6 +102,16 @@ func (c *adminClient) RemoveMaster(ctx context.Context, in *RemoveMasterRequest,
 	return out, nil
 }
 
+func (c *adminClient) SetServer(ctx context.Context, in *SetServerRequest, opts ...grpc.CallOption) (*SetServerReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetServerReply)
+	err := c.cc.Invoke(ctx, Admin_SetServer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TransferLeaderReply)
@@ -118,6 +131,8 @@ type AdminServer interface {
 	Locks(context.Context, *LocksRequest) (*LocksReply, error)
 	AddMaster(context.Context, *AddMasterRequest) (*AddMasterReply, error)
 	RemoveMaster(context.Context, *RemoveMasterRequest) (*RemoveMasterReply, error)
+	// SetServer changes what a chunk server is for.
+	SetServer(context.Context, *SetServerRequest) (*SetServerReply, error)
 	TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderReply, error)
 	mustEmbedUnimplementedAdminServer()
 }
@@ -143,6 +158,9 @@ func (UnimplementedAdminServer) AddMaster(context.Context, *AddMasterRequest) (*
 }
 func (UnimplementedAdminServer) RemoveMaster(context.Context, *RemoveMasterRequest) (*RemoveMasterReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveMaster not implemented")
+}
+func (UnimplementedAdminServer) SetServer(context.Context, *SetServerRequest) (*SetServerReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetServer not implemented")
 }
 func (UnimplementedAdminServer) TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TransferLeader not implemented")
@@ -258,6 +276,24 @@ func _Admin_RemoveMaster_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_SetServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetServerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SetServer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SetServer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SetServer(ctx, req.(*SetServerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_TransferLeader_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TransferLeaderRequest)
 	if err := dec(in); err != nil {
@@ -302,6 +338,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveMaster",
 			Handler:    _Admin_RemoveMaster_Handler,
+		},
+		{
+			MethodName: "SetServer",
+			Handler:    _Admin_SetServer_Handler,
 		},
 		{
 			MethodName: "TransferLeader",

@@ -245,6 +245,21 @@ func (c *Cluster) startChunk(s *chunk) {
 	s.server = server
 }
 
+// AddChunkServer starts one more chunk server.
+func (c *Cluster) AddChunkServer() (name string) {
+	c.t.Helper()
+	name = fmt.Sprintf("chunk-%d", len(c.chunks)+1)
+	s := &chunk{name: name, addr: name + ":7500", dir: filepath.Join(c.dir, name)}
+	if c.o.Mem {
+		s.fs = disk.NewMem()
+	} else {
+		s.addr = freeAddrs(c.t, 1)[0]
+	}
+	c.chunks = append(c.chunks, s)
+	c.startChunk(s)
+	return name
+}
+
 func (c *Cluster) close() {
 	var errs []error
 	for _, s := range c.chunks {

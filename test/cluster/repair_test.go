@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"dfs"
+	"dfs/proto/adminpb"
 	"dfs/proto/metapb"
 )
 
@@ -234,5 +236,117 @@ func TestServerThatIsAwayForLongIsReplaced(t *testing.T) {
 		}
 		return nil
 	})
+	c.readAll(files)
+}
+
+// inPlace waits until all placement groups are where the ring wants them, and whole.
+func (c *Cluster) inPlace() {
+	c.t.Helper()
+	c.Eventually("placement groups in their places", func() error {
+		st, err := c.Status()
+		if err != nil {
+			return err
+		}
+		for _, g := range st.Groups {
+			if g.Misplaced > 0 || g.Clean < g.Total {
+				return fmt.Errorf("%d of %d groups are misplaced, %d whole: %s", g.Misplaced, g.Total, g.Clean, reasons(st))
+			}
+		}
+		return nil
+	})
+	c.whole()
+}
+
+// held is how many fragments a server has.
+func (c *Cluster) held(name string) int {
+	_, s := c.find(name)
+	return len(s.server.Store().Chunks())
+}
+
+// setServer is what `dfs servers` does.
+func (c *Cluster) setServer(name string, change adminpb.SetServerRequest_Change) error {
+	return c.Call(func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := adminpb.NewAdminClient(conn).SetServer(ctx, &adminpb.SetServerRequest{Name: name, Change: change})
+		return err
+	})
+}
+
+// TestServersJoinAndAreDrained: a server that joins gets its share of what is there, one
+// that is drained gives up all, while files are written and read; no byte is lost, and nobody keeps
+// what he need not have.
+func TestServersJoinAndAreDrained(t *testing.T) {
+	c := Start(t, Options{ChunkServers: 3, ReportInterval: 300 * time.Millisecond, DropWait: 300 * time.Millisecond})
+	files := map[string][]byte{}
+	more := func(prefix string) {
+		t.Helper()
+		for name, data := range c.writeSome(prefix) {
+			files[name] = data
+		}
+	}
+	for i := range 12 {
+		more(fmt.Sprintf("first%d", i))
+	}
+	chunks := c.held("chunk-1")
+	name := c.AddChunkServer()
+	more("while-it-joins")
+	c.inPlace()
+	if n := c.held(name); n == 0 {
+		t.Errorf("the new server has none of %d chunks", chunks)
+	}
+	c.readAll(files)
+	if err := c.setServer("chunk-1", adminpb.SetServerRequest_REMOVE); err == nil {
+		t.Error("a server with data could be removed")
+	}
+	if err := c.setServer("chunk-1", adminpb.SetServerRequest_DRAIN); err != nil {
+		t.Fatal(err)
+	}
+	more("while-it-drains")
+	c.Eventually("chunk-1 drained", func() error {
+		st, err := c.Status()
+		if err != nil {
+			return err
+		}
+		for _, r := range st.Reasons {
+			if r.Code == "SERVER_DRAINED" {
+				return nil
+			}
+		}
+		return errors.New(reasons(st))
+	})
+	c.whole()
+	c.Eventually("an empty chunk-1", func() error {
+		if n := c.held("chunk-1"); n > 0 {
+			return fmt.Errorf("it has %d chunks", n)
+		}
+		return nil
+	})
+	if err := c.setServer("chunk-1", adminpb.SetServerRequest_REMOVE); err != nil {
+		t.Fatal(err)
+	}
+	c.Kill("chunk-1")
+	c.Kill("chunk-2")
+	c.readAll(files)
+}
+
+// TestMoveOutlivesKills: whoever dies while placement groups move, and whoever leads then,
+// nothing is lost and all is in place in the end.
+func TestMoveOutlivesKills(t *testing.T) {
+	c := Start(t, Options{ChunkServers: 3, ReportInterval: 300 * time.Millisecond})
+	files := map[string][]byte{}
+	for i := range 10 {
+		for name, data := range c.writeSome(fmt.Sprintf("first%d", i)) {
+			files[name] = data
+		}
+	}
+	for i, victim := range []string{c.AddChunkServer(), "chunk-1", "leader", "chunk-2"} {
+		time.Sleep(time.Duration(1+i) * 700 * time.Millisecond)
+		if victim == "leader" {
+			victim = c.Leader()
+		}
+		c.Kill(victim)
+		c.readAll(files)
+		c.Restart(victim)
+	}
+	c.inPlace()
 	c.readAll(files)
 }

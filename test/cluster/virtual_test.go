@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	virtualSeeds = flag.Int("history.seeds", 20, "how many random histories in virtual time; seeds follow each other")
+	virtualSeeds = flag.Int("history.seeds", 6, "how many random histories in virtual time; seeds follow each other")
 	historyLog   = flag.Int("history.log", logMax, "how many bytes of the log of a history in virtual time that went wrong are shown")
 )
 
