@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"dfs"
 	"dfs/internal/disk"
@@ -26,7 +27,8 @@ type fragment struct {
 	damaged   bool
 	recovered uint32 // records below were found at open; see duplicate
 
-	handle handle // guarded by files.mu
+	handle handle        // guarded by files.mu
+	holed  atomic.Uint64 // odd while holes are being made; counts how often that began and ended
 
 	// writeMu orders the writes to the file. It is held over each of them, for the
 	// next record begins where the one before ended.

@@ -79,6 +79,14 @@ func (s *Store) writePart(v *volume, part string, l Lost, next func() (record.He
 		if err != nil {
 			return err
 		}
+		if h.Hole > 0 && h.Chunk == l.Chunk && h.Offset == off && int64(off)+int64(h.Hole) <= int64(l.End) {
+			h.Fragment = l.Fragment
+			if _, err := file.WriteAt(record.EncodeHole(h), int64(off)); err != nil {
+				return err
+			}
+			off += h.Hole
+			continue
+		}
 		r := Record{
 			Chunk: h.Chunk, Fragment: l.Fragment, Session: h.Session, Epoch: h.Epoch, Offset: h.Offset, RecordLen: h.RecordLen,
 			CRCs: dfs.PageCRCs(nil, data), Data: data, Intents: h.Intents,
@@ -180,16 +188,32 @@ func (s *Store) Verify(id dfs.ChunkID, end uint32, pace func(bytes int) error) e
 	if h, err := decodeHeader(block); err != nil || h.Chunk != id {
 		return fmt.Errorf("chunk %s: header of its file: %w", id, errors.Join(dfs.EIO, err))
 	}
+	for {
+		holed := c.holed.Load()
+		err := c.verify(file, end, pace)
+		if err == nil || holed == c.holed.Load() && holed%2 == 0 {
+			return err
+		}
+		// Holes were made meanwhile: what was read may be neither of before nor of after.
+		if err := pace(dfs.PageBytes); err != nil {
+			return err
+		}
+	}
+}
+
+// verify is Verify once.
+func (c *fragment) verify(file io.ReaderAt, end uint32, pace func(bytes int) error) error {
 	in := record.NewStream(io.NewSectionReader(file, dfs.FirstRecord, int64(end)-dfs.FirstRecord), dfs.FirstRecord)
 	for in.Off() < end {
 		h, _, err := in.Next()
-		if err == nil && (h.Chunk != id || h.Fragment != c.fragment) {
+		if err == nil && (h.Chunk != c.id || h.Fragment != c.fragment) {
 			err = fmt.Errorf("record at %d is of fragment %d of chunk %s: %w", h.Offset, h.Fragment, h.Chunk, dfs.EIO)
 		}
 		if err != nil {
-			return fmt.Errorf("chunk %s: %w", id, verdict(err))
+			return fmt.Errorf("chunk %s: %w", c.id, verdict(err))
 		}
-		if err := pace(int(h.Space())); err != nil {
+		n := int(h.Len)
+		if err := pace(max(n, dfs.PageBytes)); err != nil {
 			return err
 		}
 	}

@@ -343,6 +343,17 @@ func (v View) Chunks(after dfs.ChunkID, limit int) ([]Chunk, error) {
 	return list, err
 }
 
+// EachExtent calls fn for all extents of all files, until it fails.
+func (v View) EachExtent(fn func(dfs.Extent) error) error {
+	return v.r.Scan(key0(kindExtent), key0(kindExtent+1), func(k, b []byte) (bool, error) {
+		e, err := decodeExtent(number(k, 1), b)
+		if err != nil {
+			return false, err
+		}
+		return true, fn(e)
+	})
+}
+
 // export makes a record what others see: with the fragments that are there now.
 func (v View) export(id dfs.ChunkID, c *chunk) (Chunk, error) {
 	cl, err := v.cluster()

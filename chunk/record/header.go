@@ -11,6 +11,7 @@ import (
 const (
 	formatVersion = 1
 	magic         = 0x72736664 // "dfsr"
+	holeMagic     = 0x68736664 // "dfsh"
 )
 
 // What is wrong with bytes on disk.
@@ -31,10 +32,16 @@ type Header struct {
 	Epoch     dfs.Epoch
 	CRCs      []uint32 // of each page of the payload here
 	Intents   []byte   // of the payload's pieces, see dfs.Intent; nil: none
+	Hole      uint32   // not 0: there is no record but a hole of so many bytes
 }
 
 // Space is what the record takes in the file, in bytes.
-func (h *Header) Space() uint32 { return uint32(dfs.RecordSpace(int(h.Len))) }
+func (h *Header) Space() uint32 {
+	if h.Hole > 0 {
+		return h.Hole
+	}
+	return uint32(dfs.RecordSpace(int(h.Len)))
+}
 
 // Head is where the payload begins behind the begin of the record, in bytes.
 func (h *Header) Head() uint32 { return uint32(dfs.RecordHead(int(h.Len))) }
@@ -111,6 +118,34 @@ func Decode(b []byte, off uint32) (Header, error) {
 		}
 	}
 	return h, nil
+}
+
+// EncodeHole makes the block that stands where records were which nothing needs any more:
+// it says how far the hole goes, itself with it.
+func EncodeHole(h Header) []byte {
+	b := make([]byte, dfs.PageBytes)
+	binary.LittleEndian.PutUint32(b, holeMagic)
+	binary.LittleEndian.PutUint32(b[4:], formatVersion)
+	binary.LittleEndian.PutUint64(b[8:], uint64(h.Chunk))
+	binary.LittleEndian.PutUint32(b[24:], h.Offset)
+	binary.LittleEndian.PutUint32(b[28:], h.Fragment)
+	binary.LittleEndian.PutUint32(b[32:], h.Hole)
+	Sign(b[:dfs.RecordHeaderBytes])
+	return b
+}
+
+// DecodeHole reads the block of a hole that begins at off in the file; false when it is none.
+func DecodeHole(b []byte, off uint32) (Header, bool) {
+	if len(b) < dfs.RecordHeaderBytes || binary.LittleEndian.Uint32(b) != holeMagic ||
+		binary.LittleEndian.Uint32(b[4:]) != formatVersion || !Signed(b[:dfs.RecordHeaderBytes]) {
+		return Header{}, false
+	}
+	h := Header{
+		Chunk: dfs.ChunkID(binary.LittleEndian.Uint64(b[8:])), Offset: binary.LittleEndian.Uint32(b[24:]),
+		Fragment: binary.LittleEndian.Uint32(b[28:]), Hole: binary.LittleEndian.Uint32(b[32:]),
+	}
+	ok := h.Offset == off && h.Hole >= dfs.PageBytes && h.Hole%dfs.PageBytes == 0 && uint64(off)+uint64(h.Hole) <= dfs.ChunkBytes
+	return h, ok
 }
 
 // Sign writes the checksum of b to its last four bytes.

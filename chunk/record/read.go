@@ -34,7 +34,8 @@ var blocks = sync.Pool{New: func() any { b := make([]byte, dfs.PageBytes); retur
 
 // Read returns the pages of a fragment file that hold a piece, read to buf when it is
 // long enough, and checked. It may be shorter than asked for, when the payload is.
-// Errors wrap a dfs.Errno: EIO when something is not as it was written, EINVAL.
+// Errors wrap a dfs.Errno: EIO when something is not as it was written, ENOENT when there is
+// a hole instead, EINVAL.
 func Read(file io.ReaderAt, cache *Cache, p Piece, buf []byte) (Pages, error) {
 	if p.Record < dfs.FirstRecord || p.Record%dfs.PageBytes != 0 || p.Len == 0 {
 		return Pages{}, fmt.Errorf("%d bytes of a record at %d: %w", p.Len, p.Record, dfs.EINVAL)
@@ -45,6 +46,9 @@ func Read(file io.ReaderAt, cache *Cache, p Piece, buf []byte) (Pages, error) {
 		defer blocks.Put(block)
 		var err error
 		if h, err = ReadHeader(file, p.Record, *block); err != nil {
+			if _, hole := DecodeHole(*block, p.Record); hole {
+				return Pages{}, fmt.Errorf("record at %d is gone: %w", p.Record, dfs.ENOENT)
+			}
 			return Pages{}, fmt.Errorf("%w: %w", dfs.EIO, err)
 		}
 		if h.Chunk != p.Chunk || h.Fragment != p.Fragment {

@@ -21,7 +21,7 @@ func NewStream(r io.Reader, off uint32) *Stream { return &Stream{r: r, off: off}
 // Off is where the next record begins in the file.
 func (s *Stream) Off() uint32 { return s.off }
 
-// Next returns a record and its payload, which are good until the next call; io.EOF at
+// Next returns a record and its payload, or a hole (Header.Hole) and none, which are good until the next call; io.EOF at
 // the end. Errors of what is there wrap ErrFormat, ErrTooNew or dfs.EIO.
 func (s *Stream) Next() (Header, []byte, error) {
 	if n, err := s.fill(0, dfs.PageBytes); err != nil {
@@ -29,6 +29,13 @@ func (s *Stream) Next() (Header, []byte, error) {
 			err = fmt.Errorf("record at %d is cut off: %w: %w", s.off, dfs.EIO, err)
 		}
 		return Header{}, nil, err
+	}
+	if h, is := DecodeHole(s.buf, s.off); is {
+		if err := s.skip(int64(h.Hole) - dfs.PageBytes); err != nil {
+			return Header{}, nil, fmt.Errorf("hole at %d: %w: %w", s.off, dfs.EIO, err)
+		}
+		s.off += h.Hole
+		return h, nil, nil
 	}
 	h, err := Decode(s.buf, s.off)
 	if err != nil {
@@ -47,6 +54,16 @@ func (s *Stream) Next() (Header, []byte, error) {
 	}
 	s.off += h.Space()
 	return h, payload, nil
+}
+
+// skip passes over n bytes; what a file lacks of them at its end is as good as there.
+func (s *Stream) skip(n int64) error {
+	if f, ok := s.r.(io.Seeker); ok {
+		_, err := f.Seek(n, io.SeekCurrent)
+		return err
+	}
+	_, err := io.CopyN(io.Discard, s.r, n)
+	return err
 }
 
 // fill reads to the buffer from have to want, and answers how much is there.

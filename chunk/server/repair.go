@@ -44,6 +44,7 @@ type repairs struct {
 	mu     sync.Mutex
 	have   []dfs.ChunkID                // +checklocks:mu — not told yet
 	lack   []dfs.ChunkID                // +checklocks:mu
+	holed  []dfs.ChunkID                // +checklocks:mu — not told yet: holes were made, or could not be
 	doubts map[dfs.ChunkID]bool         // +checklocks:mu — of which a read went wrong
 	failed map[dfs.ChunkID]repairFailed // +checklocks:mu
 }
@@ -64,13 +65,16 @@ func (s *Server) repair(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		s.lookAtDoubts(ctx)
-		work, err := s.askRepairs(ctx)
+		work, reclaims, err := s.askRepairs(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.logger.Debug("no answer about what is to be repaired", "err", err)
 		}
 		work = slices.DeleteFunc(work, func(r *metapb.RepairsReply_Repair) bool { return !s.mends.due(dfs.ChunkID(r.Fragment.GetChunk())) })
+		s.makeHoles(ctx, reclaims)
 		if len(work) > 0 {
 			s.mendAll(ctx, work)
+		}
+		if len(work)+len(reclaims) > 0 {
 			continue
 		}
 		t := time.NewTimer(repairIdle)
@@ -85,10 +89,10 @@ func (s *Server) repair(ctx context.Context) {
 }
 
 // askRepairs tells what is here and what is not, and asks what to make.
-func (s *Server) askRepairs(ctx context.Context) ([]*metapb.RepairsReply_Repair, error) {
+func (s *Server) askRepairs(ctx context.Context) (work []*metapb.RepairsReply_Repair, reclaims []*metapb.RepairsReply_Reclaim, err error) {
 	m := &s.mends
 	m.mu.Lock()
-	have, lack := m.have[:min(len(m.have), tellMax)], m.lack[:min(len(m.lack), tellMax)]
+	have, lack, holed := m.have[:min(len(m.have), tellMax)], m.lack[:min(len(m.lack), tellMax)], m.holed[:min(len(m.holed), tellMax)]
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
@@ -99,18 +103,47 @@ func (s *Server) askRepairs(ctx context.Context) ([]*metapb.RepairsReply_Repair,
 	for _, id := range lack {
 		req.Lack = append(req.Lack, uint64(id))
 	}
+	for _, id := range holed {
+		req.Reclaimed = append(req.Reclaimed, uint64(id))
+	}
 	var reply *metapb.RepairsReply
-	err := s.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+	err = s.masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 		reply, err = metapb.NewClusterClient(conn).Repairs(ctx, req)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m.mu.Lock()
-	m.have, m.lack = slices.Clone(m.have[len(have):]), slices.Clone(m.lack[len(lack):])
+	m.have, m.lack, m.holed = slices.Clone(m.have[len(have):]), slices.Clone(m.lack[len(lack):]), slices.Clone(m.holed[len(holed):])
 	m.mu.Unlock()
-	return slices.DeleteFunc(reply.Repairs, func(r *metapb.RepairsReply_Repair) bool { return r.Fragment == nil }), nil
+	return slices.DeleteFunc(reply.Repairs, func(r *metapb.RepairsReply_Repair) bool { return r.Fragment == nil }),
+		slices.DeleteFunc(reply.Reclaims, func(r *metapb.RepairsReply_Reclaim) bool { return r.Fragment == nil }), nil
+}
+
+// makeHoles gives back the space of records that nothing needs.
+func (s *Server) makeHoles(ctx context.Context, reclaims []*metapb.RepairsReply_Reclaim) {
+	for _, r := range reclaims {
+		if ctx.Err() != nil {
+			return
+		}
+		id := dfs.ChunkID(r.Fragment.Chunk)
+		var live []chunk.Span
+		for pair := range slices.Chunk(r.Live, 2) {
+			if len(pair) == 2 {
+				live = append(live, chunk.Span{From: pair[0], To: pair[1]})
+			}
+		}
+		freed, err := s.store.Reclaim(id, r.Fragment.End, live)
+		if err != nil && !errors.Is(err, dfs.ENOENT) {
+			s.logger.Warn("dead records could not be given back", "chunk", id, "err", err)
+		} else if freed > 0 {
+			s.logger.Debug("dead records given back", "chunk", id, "bytes", freed)
+		}
+		s.mends.mu.Lock()
+		s.mends.holed = append(s.mends.holed, id)
+		s.mends.mu.Unlock()
+	}
 }
 
 // mendAll makes some fragments, or finds them whole.

@@ -70,6 +70,9 @@ type File interface {
 	// Allocate reserves space for [off, off+n) without changing the size. It is a
 	// hint: a disk that cannot do it says nil. ENOSPC is said.
 	Allocate(off, n int64) error
+	// Punch gives the space of [off, off+n) back: it reads as zeros from then on. The size
+	// stays. EOPNOTSUPP where the disk cannot.
+	Punch(off, n int64) error
 	// Size in bytes.
 	Size() (int64, error)
 	Close() error

@@ -653,6 +653,23 @@ func (f *memFile) Allocate(off, n int64) error {
 	return nil
 }
 
+// Punch is a write of zeros, of which the space is not counted any less.
+func (f *memFile) Punch(off, n int64) error {
+	if err := f.begin(OpWrite); err != nil {
+		return err
+	}
+	defer f.fs.mu.Unlock()
+	if off < 0 || n <= 0 {
+		return fail("punch", f.name, syscall.EINVAL)
+	}
+	if n = min(n, int64(len(f.node.data))-off); n > 0 {
+		op := fileOp{off: off, data: make([]byte, n)}
+		f.node.data = apply(f.node.data, op)
+		f.node.pending = append(f.node.pending, op)
+	}
+	return nil
+}
+
 func (f *memFile) Size() (int64, error) {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()

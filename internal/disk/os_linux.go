@@ -20,6 +20,12 @@ func (f *osFile) Allocate(off, n int64) error {
 	return err
 }
 
+func (f *osFile) Punch(off, n int64) error {
+	return f.control("punch", func(fd int) error {
+		return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	})
+}
+
 func (osFS) Usage(name string) (total, free uint64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(name, &st); err != nil {

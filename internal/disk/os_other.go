@@ -11,6 +11,8 @@ func (f *osFile) Sync() error { return f.File.Sync() }
 
 func (f *osFile) Allocate(off, n int64) error { return nil }
 
+func (f *osFile) Punch(off, n int64) error { return syscall.EOPNOTSUPP }
+
 func (osFS) Usage(name string) (total, free uint64, err error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(name, &st); err != nil {

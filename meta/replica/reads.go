@@ -126,6 +126,14 @@ func (n *Node) LocalRead(fn func(meta.View) error) error {
 	})
 }
 
+// Frozen is LocalRead of the state at one moment, for what takes long: commands are applied
+// meanwhile. The node does not stop before fn returns.
+func (n *Node) Frozen(fn func(meta.View) error) error {
+	return n.using(func() error {
+		return n.store.Frozen(func(r meta.Reader) error { return fn(meta.NewView(r)) })
+	})
+}
+
 // askLease renews the lease, a heartbeat's worth of time before it ends.
 func (n *Node) askLease() {
 	if !n.Status().Leading || n.reads.noLease(n.Status().Term) {

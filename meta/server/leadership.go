@@ -21,16 +21,17 @@ import (
 
 // leadership is what only a leader knows, and only for one term.
 type leadership struct {
-	s       *Server
-	term    uint64
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	reap    chan struct{} // there may be orphans to free
-	look    chan struct{} // something about the chunk servers may have changed
-	leases  *leaseTable
-	locks   *lockQueue
-	repairs repairs
+	s        *Server
+	term     uint64
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	reap     chan struct{} // there may be orphans to free
+	look     chan struct{} // something about the chunk servers may have changed
+	leases   *leaseTable
+	locks    *lockQueue
+	repairs  repairs
+	reclaims reclaims
 
 	mu       sync.Mutex
 	sessions map[dfs.SessionID]*liveSession // +checklocks:mu
@@ -421,7 +422,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	s.leading.Store(l)
 	s.logger.Info("leading", "term", term)
-	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.findRepairs, l.rebalance} {
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.findRepairs, l.rebalance, l.reclaimDead} {
 		l.wg.Go(duty)
 	}
 	<-ctx.Done()

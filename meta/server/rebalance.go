@@ -134,12 +134,8 @@ func wantedMoves(m *dfs.ClusterMap, filled map[dfs.PG]bool, late map[dfs.NodeID]
 			servers[i].State = dfs.ServerDrain // it takes nothing
 		}
 	}
-	layouts := map[dfs.Layout]bool{}
-	for pg := range m.Home {
-		layouts[pg.Layout()] = true
-	}
 	var out, draining []*move
-	for _, layout := range slices.Sorted(maps.Keys(layouts)) {
+	for _, layout := range slices.Sorted(maps.Keys(layoutsOf(m))) {
 		for b, target := range placement.Assign(servers, layout, m.Buckets) {
 			pg := dfs.MakePG(layout, uint16(b))
 			if mv := moveOf(m, pg, target); filled[pg] && mv != nil {
@@ -152,6 +148,15 @@ func wantedMoves(m *dfs.ClusterMap, filled map[dfs.PG]bool, late map[dfs.NodeID]
 		}
 	}
 	return append(draining, out...)
+}
+
+// layoutsOf are those that have placement groups.
+func layoutsOf(m *dfs.ClusterMap) map[dfs.Layout]bool {
+	layouts := map[dfs.Layout]bool{}
+	for pg := range m.Home {
+		layouts[pg.Layout()] = true
+	}
+	return layouts
 }
 
 // moveOf is a move that brings a group nearer to its target; nil when there is none.
@@ -320,6 +325,11 @@ func (s *Server) SetServer(ctx context.Context, req *adminpb.SetServerRequest) (
 				return nil, status.Errorf(codes.FailedPrecondition, "chunk server %s is down: nothing can be moved off it; bring it back, or remove it", x.Name)
 			}
 			x.State = dfs.ServerDrain
+			for layout := range layoutsOf(m) {
+				if err := placement.Holds(servers, layout); err != nil {
+					return nil, status.Errorf(codes.FailedPrecondition, "without chunk server %s there are too few: %v", x.Name, err)
+				}
+			}
 		case adminpb.SetServerRequest_RESUME:
 			if x.State == dfs.ServerDrain {
 				x.State = dfs.ServerUp

@@ -315,7 +315,7 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 	out := &metapb.RepairsReply{}
 	wanted := l.repairs.next(server)
 	moving := l.repairs.moving(server, repairsAsked-len(wanted))
-	if len(wanted)+len(moving) == 0 {
+	if len(wanted)+len(moving)+len(req.Reclaimed) == 0 && l.reclaims.none() {
 		return out, nil
 	}
 	var moot []uint64
@@ -325,6 +325,8 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 		if err != nil {
 			return err
 		}
+		l.reclaims.made(m, server, req.Reclaimed)
+		out.Reclaims = l.reclaims.next(m, server)
 		for _, id := range wanted {
 			c, ok, err := v.Chunk(id)
 			if err != nil {

@@ -65,7 +65,8 @@ type Config struct {
 	Tick     time.Duration // of Raft; 0: its default
 	DropWait time.Duration // how long a dead chunk's record stays; 0: 30 s
 
-	RepairAfter time.Duration // a server that is down for so long is replaced; 0: 10 min
+	ReclaimEvery time.Duration // between looks for dead bytes; 0: 10 min
+	RepairAfter  time.Duration // a server that is down for so long is replaced; 0: 10 min
 }
 
 // Server is a running master.
@@ -125,6 +126,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.DropWait == 0 {
 		cfg.DropWait = dropWait
+	}
+	if cfg.ReclaimEvery == 0 {
+		cfg.ReclaimEvery = defaultReclaimEvery
 	}
 	if cfg.RepairAfter == 0 {
 		cfg.RepairAfter = DefaultRepairAfter

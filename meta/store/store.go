@@ -219,6 +219,18 @@ func (s *Store) View(fn func(meta.Reader) error) error {
 	return fn(&r)
 }
 
+// Frozen calls fn with the rows as they are now, however long it takes: commits go on
+// meanwhile. fn must not keep the Reader.
+func (s *Store) Frozen(fn func(meta.Reader) error) error {
+	s.mu.RLock()
+	snapshot := s.db.NewSnapshot()
+	s.mu.RUnlock()
+	r := reader{src: snapshot}
+	err := fn(&r)
+	r.close()
+	return errors.Join(err, snapshot.Close())
+}
+
 // Commit makes a batch visible, and p the position of the rows. The batch is
 // closed.
 func (s *Store) Commit(b *Batch, p Position) error {

@@ -5959,8 +5959,9 @@ func (x *ExpectReply) GetNext() uint64 {
 type RepairsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Server        uint64                 `protobuf:"fixed64,1,opt,name=server,proto3" json:"server,omitempty"`
-	Have          []uint64               `protobuf:"fixed64,2,rep,packed,name=have,proto3" json:"have,omitempty"` // chunks whose fragment the server has made, or found whole
-	Lack          []uint64               `protobuf:"fixed64,3,rep,packed,name=lack,proto3" json:"lack,omitempty"` // chunks whose fragment is not there, or damaged
+	Have          []uint64               `protobuf:"fixed64,2,rep,packed,name=have,proto3" json:"have,omitempty"`           // chunks whose fragment the server has made, or found whole
+	Lack          []uint64               `protobuf:"fixed64,3,rep,packed,name=lack,proto3" json:"lack,omitempty"`           // chunks whose fragment is not there, or damaged
+	Reclaimed     []uint64               `protobuf:"fixed64,4,rep,packed,name=reclaimed,proto3" json:"reclaimed,omitempty"` // chunks whose dead records were given back, or cannot be
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6016,9 +6017,17 @@ func (x *RepairsRequest) GetLack() []uint64 {
 	return nil
 }
 
+func (x *RepairsRequest) GetReclaimed() []uint64 {
+	if x != nil {
+		return x.Reclaimed
+	}
+	return nil
+}
+
 type RepairsReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Repairs       []*RepairsReply_Repair `protobuf:"bytes,1,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Repairs       []*RepairsReply_Repair  `protobuf:"bytes,1,rep,name=repairs,proto3" json:"repairs,omitempty"`
+	Reclaims      []*RepairsReply_Reclaim `protobuf:"bytes,2,rep,name=reclaims,proto3" json:"reclaims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6056,6 +6065,13 @@ func (*RepairsReply) Descriptor() ([]byte, []int) {
 func (x *RepairsReply) GetRepairs() []*RepairsReply_Repair {
 	if x != nil {
 		return x.Repairs
+	}
+	return nil
+}
+
+func (x *RepairsReply) GetReclaims() []*RepairsReply_Reclaim {
+	if x != nil {
+		return x.Reclaims
 	}
 	return nil
 }
@@ -6332,6 +6348,59 @@ func (x *RepairsReply_Repair) GetFragment() *Fragment {
 func (x *RepairsReply_Repair) GetSources() []*RepairsReply_Source {
 	if x != nil {
 		return x.Sources
+	}
+	return nil
+}
+
+// Reclaim says which records of a chunk are still needed: the others can go.
+type RepairsReply_Reclaim struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fragment      *Fragment              `protobuf:"bytes,1,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	Live          []uint32               `protobuf:"varint,2,rep,packed,name=live,proto3" json:"live,omitempty"` // where runs of records begin and end, by turns, in order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairsReply_Reclaim) Reset() {
+	*x = RepairsReply_Reclaim{}
+	mi := &file_meta_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairsReply_Reclaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairsReply_Reclaim) ProtoMessage() {}
+
+func (x *RepairsReply_Reclaim) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairsReply_Reclaim.ProtoReflect.Descriptor instead.
+func (*RepairsReply_Reclaim) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{88, 2}
+}
+
+func (x *RepairsReply_Reclaim) GetFragment() *Fragment {
+	if x != nil {
+		return x.Fragment
+	}
+	return nil
+}
+
+func (x *RepairsReply_Reclaim) GetLive() []uint32 {
+	if x != nil {
+		return x.Live
 	}
 	return nil
 }
@@ -6787,19 +6856,24 @@ const file_meta_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x06R\x05after\"V\n" +
 	"\vExpectReply\x123\n" +
 	"\tfragments\x18\x01 \x03(\v2\x15.dfs.meta.v1.FragmentR\tfragments\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\x06R\x04next\"P\n" +
+	"\x04next\x18\x02 \x01(\x06R\x04next\"n\n" +
 	"\x0eRepairsRequest\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\x06R\x06server\x12\x12\n" +
 	"\x04have\x18\x02 \x03(\x06R\x04have\x12\x12\n" +
-	"\x04lack\x18\x03 \x03(\x06R\x04lack\"\xfd\x01\n" +
+	"\x04lack\x18\x03 \x03(\x06R\x04lack\x12\x1c\n" +
+	"\treclaimed\x18\x04 \x03(\x06R\treclaimed\"\x8e\x03\n" +
 	"\fRepairsReply\x12:\n" +
-	"\arepairs\x18\x01 \x03(\v2 .dfs.meta.v1.RepairsReply.RepairR\arepairs\x1a8\n" +
+	"\arepairs\x18\x01 \x03(\v2 .dfs.meta.v1.RepairsReply.RepairR\arepairs\x12=\n" +
+	"\breclaims\x18\x02 \x03(\v2!.dfs.meta.v1.RepairsReply.ReclaimR\breclaims\x1a8\n" +
 	"\x06Source\x12\x1a\n" +
 	"\bfragment\x18\x01 \x01(\rR\bfragment\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x1aw\n" +
 	"\x06Repair\x121\n" +
 	"\bfragment\x18\x01 \x01(\v2\x15.dfs.meta.v1.FragmentR\bfragment\x12:\n" +
-	"\asources\x18\x02 \x03(\v2 .dfs.meta.v1.RepairsReply.SourceR\asources\"1\n" +
+	"\asources\x18\x02 \x03(\v2 .dfs.meta.v1.RepairsReply.SourceR\asources\x1aP\n" +
+	"\aReclaim\x121\n" +
+	"\bfragment\x18\x01 \x01(\v2\x15.dfs.meta.v1.FragmentR\bfragment\x12\x12\n" +
+	"\x04live\x18\x02 \x03(\rR\x04live\"1\n" +
 	"\vRaftMessage\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\x06R\x02to\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x86\x01\n" +
@@ -6860,102 +6934,103 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
 var file_meta_proto_goTypes = []any{
-	(*Time)(nil),                // 0: dfs.meta.v1.Time
-	(*Attr)(nil),                // 1: dfs.meta.v1.Attr
-	(*Cred)(nil),                // 2: dfs.meta.v1.Cred
-	(*Extent)(nil),              // 3: dfs.meta.v1.Extent
-	(*NotLeader)(nil),           // 4: dfs.meta.v1.NotLeader
-	(*IDRange)(nil),             // 5: dfs.meta.v1.IDRange
-	(*Lease)(nil),               // 6: dfs.meta.v1.Lease
-	(*RecallsRequest)(nil),      // 7: dfs.meta.v1.RecallsRequest
-	(*Recall)(nil),              // 8: dfs.meta.v1.Recall
-	(*ReturnRequest)(nil),       // 9: dfs.meta.v1.ReturnRequest
-	(*Returned)(nil),            // 10: dfs.meta.v1.Returned
-	(*ReturnReply)(nil),         // 11: dfs.meta.v1.ReturnReply
-	(*AcquireRequest)(nil),      // 12: dfs.meta.v1.AcquireRequest
-	(*OpenSessionRequest)(nil),  // 13: dfs.meta.v1.OpenSessionRequest
-	(*OpenSessionReply)(nil),    // 14: dfs.meta.v1.OpenSessionReply
-	(*HeartbeatRequest)(nil),    // 15: dfs.meta.v1.HeartbeatRequest
-	(*HeartbeatReply)(nil),      // 16: dfs.meta.v1.HeartbeatReply
-	(*CloseSessionRequest)(nil), // 17: dfs.meta.v1.CloseSessionRequest
-	(*CloseSessionReply)(nil),   // 18: dfs.meta.v1.CloseSessionReply
-	(*MutateRequest)(nil),       // 19: dfs.meta.v1.MutateRequest
-	(*MutateReply)(nil),         // 20: dfs.meta.v1.MutateReply
-	(*Mutation)(nil),            // 21: dfs.meta.v1.Mutation
-	(*MutationReply)(nil),       // 22: dfs.meta.v1.MutationReply
-	(*Create)(nil),              // 23: dfs.meta.v1.Create
-	(*Link)(nil),                // 24: dfs.meta.v1.Link
-	(*Unlink)(nil),              // 25: dfs.meta.v1.Unlink
-	(*Rmdir)(nil),               // 26: dfs.meta.v1.Rmdir
-	(*Rename)(nil),              // 27: dfs.meta.v1.Rename
-	(*SetAttr)(nil),             // 28: dfs.meta.v1.SetAttr
-	(*SetXattr)(nil),            // 29: dfs.meta.v1.SetXattr
-	(*RemoveXattr)(nil),         // 30: dfs.meta.v1.RemoveXattr
-	(*Commit)(nil),              // 31: dfs.meta.v1.Commit
-	(*FileCommit)(nil),          // 32: dfs.meta.v1.FileCommit
-	(*ChunkCommit)(nil),         // 33: dfs.meta.v1.ChunkCommit
-	(*Lock)(nil),                // 34: dfs.meta.v1.Lock
-	(*SetLock)(nil),             // 35: dfs.meta.v1.SetLock
-	(*PutLocks)(nil),            // 36: dfs.meta.v1.PutLocks
-	(*Fallocate)(nil),           // 37: dfs.meta.v1.Fallocate
-	(*CopyRange)(nil),           // 38: dfs.meta.v1.CopyRange
-	(*Access)(nil),              // 39: dfs.meta.v1.Access
-	(*SetPolicy)(nil),           // 40: dfs.meta.v1.SetPolicy
-	(*GrantIDs)(nil),            // 41: dfs.meta.v1.GrantIDs
-	(*LookupRequest)(nil),       // 42: dfs.meta.v1.LookupRequest
-	(*LookupReply)(nil),         // 43: dfs.meta.v1.LookupReply
-	(*GetAttrRequest)(nil),      // 44: dfs.meta.v1.GetAttrRequest
-	(*GetAttrReply)(nil),        // 45: dfs.meta.v1.GetAttrReply
-	(*OpenRequest)(nil),         // 46: dfs.meta.v1.OpenRequest
-	(*OpenReply)(nil),           // 47: dfs.meta.v1.OpenReply
-	(*ExtentsRequest)(nil),      // 48: dfs.meta.v1.ExtentsRequest
-	(*ExtentsReply)(nil),        // 49: dfs.meta.v1.ExtentsReply
-	(*NearRequest)(nil),         // 50: dfs.meta.v1.NearRequest
-	(*NearReply)(nil),           // 51: dfs.meta.v1.NearReply
-	(*NearFile)(nil),            // 52: dfs.meta.v1.NearFile
-	(*ReadDirRequest)(nil),      // 53: dfs.meta.v1.ReadDirRequest
-	(*ReadDirReply)(nil),        // 54: dfs.meta.v1.ReadDirReply
-	(*DirEntry)(nil),            // 55: dfs.meta.v1.DirEntry
-	(*ReadlinkRequest)(nil),     // 56: dfs.meta.v1.ReadlinkRequest
-	(*ReadlinkReply)(nil),       // 57: dfs.meta.v1.ReadlinkReply
-	(*GetXattrRequest)(nil),     // 58: dfs.meta.v1.GetXattrRequest
-	(*GetXattrReply)(nil),       // 59: dfs.meta.v1.GetXattrReply
-	(*ListXattrRequest)(nil),    // 60: dfs.meta.v1.ListXattrRequest
-	(*ListXattrReply)(nil),      // 61: dfs.meta.v1.ListXattrReply
-	(*WaitLockRequest)(nil),     // 62: dfs.meta.v1.WaitLockRequest
-	(*WaitLockReply)(nil),       // 63: dfs.meta.v1.WaitLockReply
-	(*ClosingLockRequest)(nil),  // 64: dfs.meta.v1.ClosingLockRequest
-	(*ClosingLockReply)(nil),    // 65: dfs.meta.v1.ClosingLockReply
-	(*GetLockRequest)(nil),      // 66: dfs.meta.v1.GetLockRequest
-	(*GetLockReply)(nil),        // 67: dfs.meta.v1.GetLockReply
-	(*StatFSRequest)(nil),       // 68: dfs.meta.v1.StatFSRequest
-	(*StatFSReply)(nil),         // 69: dfs.meta.v1.StatFSReply
-	(*Server)(nil),              // 70: dfs.meta.v1.Server
-	(*ClusterMap)(nil),          // 71: dfs.meta.v1.ClusterMap
-	(*Acting)(nil),              // 72: dfs.meta.v1.Acting
-	(*HelloRequest)(nil),        // 73: dfs.meta.v1.HelloRequest
-	(*HelloReply)(nil),          // 74: dfs.meta.v1.HelloReply
-	(*JoinRequest)(nil),         // 75: dfs.meta.v1.JoinRequest
-	(*JoinReply)(nil),           // 76: dfs.meta.v1.JoinReply
-	(*JoinMasterRequest)(nil),   // 77: dfs.meta.v1.JoinMasterRequest
-	(*JoinMasterReply)(nil),     // 78: dfs.meta.v1.JoinMasterReply
-	(*WatchMapRequest)(nil),     // 79: dfs.meta.v1.WatchMapRequest
-	(*ReportServerRequest)(nil), // 80: dfs.meta.v1.ReportServerRequest
-	(*ReportServerReply)(nil),   // 81: dfs.meta.v1.ReportServerReply
-	(*ReportChunksRequest)(nil), // 82: dfs.meta.v1.ReportChunksRequest
-	(*ReportChunksReply)(nil),   // 83: dfs.meta.v1.ReportChunksReply
-	(*Fragment)(nil),            // 84: dfs.meta.v1.Fragment
-	(*ExpectRequest)(nil),       // 85: dfs.meta.v1.ExpectRequest
-	(*ExpectReply)(nil),         // 86: dfs.meta.v1.ExpectReply
-	(*RepairsRequest)(nil),      // 87: dfs.meta.v1.RepairsRequest
-	(*RepairsReply)(nil),        // 88: dfs.meta.v1.RepairsReply
-	(*RaftMessage)(nil),         // 89: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),        // 90: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),            // 91: dfs.meta.v1.RaftDone
-	(*RepairsReply_Source)(nil), // 92: dfs.meta.v1.RepairsReply.Source
-	(*RepairsReply_Repair)(nil), // 93: dfs.meta.v1.RepairsReply.Repair
+	(*Time)(nil),                 // 0: dfs.meta.v1.Time
+	(*Attr)(nil),                 // 1: dfs.meta.v1.Attr
+	(*Cred)(nil),                 // 2: dfs.meta.v1.Cred
+	(*Extent)(nil),               // 3: dfs.meta.v1.Extent
+	(*NotLeader)(nil),            // 4: dfs.meta.v1.NotLeader
+	(*IDRange)(nil),              // 5: dfs.meta.v1.IDRange
+	(*Lease)(nil),                // 6: dfs.meta.v1.Lease
+	(*RecallsRequest)(nil),       // 7: dfs.meta.v1.RecallsRequest
+	(*Recall)(nil),               // 8: dfs.meta.v1.Recall
+	(*ReturnRequest)(nil),        // 9: dfs.meta.v1.ReturnRequest
+	(*Returned)(nil),             // 10: dfs.meta.v1.Returned
+	(*ReturnReply)(nil),          // 11: dfs.meta.v1.ReturnReply
+	(*AcquireRequest)(nil),       // 12: dfs.meta.v1.AcquireRequest
+	(*OpenSessionRequest)(nil),   // 13: dfs.meta.v1.OpenSessionRequest
+	(*OpenSessionReply)(nil),     // 14: dfs.meta.v1.OpenSessionReply
+	(*HeartbeatRequest)(nil),     // 15: dfs.meta.v1.HeartbeatRequest
+	(*HeartbeatReply)(nil),       // 16: dfs.meta.v1.HeartbeatReply
+	(*CloseSessionRequest)(nil),  // 17: dfs.meta.v1.CloseSessionRequest
+	(*CloseSessionReply)(nil),    // 18: dfs.meta.v1.CloseSessionReply
+	(*MutateRequest)(nil),        // 19: dfs.meta.v1.MutateRequest
+	(*MutateReply)(nil),          // 20: dfs.meta.v1.MutateReply
+	(*Mutation)(nil),             // 21: dfs.meta.v1.Mutation
+	(*MutationReply)(nil),        // 22: dfs.meta.v1.MutationReply
+	(*Create)(nil),               // 23: dfs.meta.v1.Create
+	(*Link)(nil),                 // 24: dfs.meta.v1.Link
+	(*Unlink)(nil),               // 25: dfs.meta.v1.Unlink
+	(*Rmdir)(nil),                // 26: dfs.meta.v1.Rmdir
+	(*Rename)(nil),               // 27: dfs.meta.v1.Rename
+	(*SetAttr)(nil),              // 28: dfs.meta.v1.SetAttr
+	(*SetXattr)(nil),             // 29: dfs.meta.v1.SetXattr
+	(*RemoveXattr)(nil),          // 30: dfs.meta.v1.RemoveXattr
+	(*Commit)(nil),               // 31: dfs.meta.v1.Commit
+	(*FileCommit)(nil),           // 32: dfs.meta.v1.FileCommit
+	(*ChunkCommit)(nil),          // 33: dfs.meta.v1.ChunkCommit
+	(*Lock)(nil),                 // 34: dfs.meta.v1.Lock
+	(*SetLock)(nil),              // 35: dfs.meta.v1.SetLock
+	(*PutLocks)(nil),             // 36: dfs.meta.v1.PutLocks
+	(*Fallocate)(nil),            // 37: dfs.meta.v1.Fallocate
+	(*CopyRange)(nil),            // 38: dfs.meta.v1.CopyRange
+	(*Access)(nil),               // 39: dfs.meta.v1.Access
+	(*SetPolicy)(nil),            // 40: dfs.meta.v1.SetPolicy
+	(*GrantIDs)(nil),             // 41: dfs.meta.v1.GrantIDs
+	(*LookupRequest)(nil),        // 42: dfs.meta.v1.LookupRequest
+	(*LookupReply)(nil),          // 43: dfs.meta.v1.LookupReply
+	(*GetAttrRequest)(nil),       // 44: dfs.meta.v1.GetAttrRequest
+	(*GetAttrReply)(nil),         // 45: dfs.meta.v1.GetAttrReply
+	(*OpenRequest)(nil),          // 46: dfs.meta.v1.OpenRequest
+	(*OpenReply)(nil),            // 47: dfs.meta.v1.OpenReply
+	(*ExtentsRequest)(nil),       // 48: dfs.meta.v1.ExtentsRequest
+	(*ExtentsReply)(nil),         // 49: dfs.meta.v1.ExtentsReply
+	(*NearRequest)(nil),          // 50: dfs.meta.v1.NearRequest
+	(*NearReply)(nil),            // 51: dfs.meta.v1.NearReply
+	(*NearFile)(nil),             // 52: dfs.meta.v1.NearFile
+	(*ReadDirRequest)(nil),       // 53: dfs.meta.v1.ReadDirRequest
+	(*ReadDirReply)(nil),         // 54: dfs.meta.v1.ReadDirReply
+	(*DirEntry)(nil),             // 55: dfs.meta.v1.DirEntry
+	(*ReadlinkRequest)(nil),      // 56: dfs.meta.v1.ReadlinkRequest
+	(*ReadlinkReply)(nil),        // 57: dfs.meta.v1.ReadlinkReply
+	(*GetXattrRequest)(nil),      // 58: dfs.meta.v1.GetXattrRequest
+	(*GetXattrReply)(nil),        // 59: dfs.meta.v1.GetXattrReply
+	(*ListXattrRequest)(nil),     // 60: dfs.meta.v1.ListXattrRequest
+	(*ListXattrReply)(nil),       // 61: dfs.meta.v1.ListXattrReply
+	(*WaitLockRequest)(nil),      // 62: dfs.meta.v1.WaitLockRequest
+	(*WaitLockReply)(nil),        // 63: dfs.meta.v1.WaitLockReply
+	(*ClosingLockRequest)(nil),   // 64: dfs.meta.v1.ClosingLockRequest
+	(*ClosingLockReply)(nil),     // 65: dfs.meta.v1.ClosingLockReply
+	(*GetLockRequest)(nil),       // 66: dfs.meta.v1.GetLockRequest
+	(*GetLockReply)(nil),         // 67: dfs.meta.v1.GetLockReply
+	(*StatFSRequest)(nil),        // 68: dfs.meta.v1.StatFSRequest
+	(*StatFSReply)(nil),          // 69: dfs.meta.v1.StatFSReply
+	(*Server)(nil),               // 70: dfs.meta.v1.Server
+	(*ClusterMap)(nil),           // 71: dfs.meta.v1.ClusterMap
+	(*Acting)(nil),               // 72: dfs.meta.v1.Acting
+	(*HelloRequest)(nil),         // 73: dfs.meta.v1.HelloRequest
+	(*HelloReply)(nil),           // 74: dfs.meta.v1.HelloReply
+	(*JoinRequest)(nil),          // 75: dfs.meta.v1.JoinRequest
+	(*JoinReply)(nil),            // 76: dfs.meta.v1.JoinReply
+	(*JoinMasterRequest)(nil),    // 77: dfs.meta.v1.JoinMasterRequest
+	(*JoinMasterReply)(nil),      // 78: dfs.meta.v1.JoinMasterReply
+	(*WatchMapRequest)(nil),      // 79: dfs.meta.v1.WatchMapRequest
+	(*ReportServerRequest)(nil),  // 80: dfs.meta.v1.ReportServerRequest
+	(*ReportServerReply)(nil),    // 81: dfs.meta.v1.ReportServerReply
+	(*ReportChunksRequest)(nil),  // 82: dfs.meta.v1.ReportChunksRequest
+	(*ReportChunksReply)(nil),    // 83: dfs.meta.v1.ReportChunksReply
+	(*Fragment)(nil),             // 84: dfs.meta.v1.Fragment
+	(*ExpectRequest)(nil),        // 85: dfs.meta.v1.ExpectRequest
+	(*ExpectReply)(nil),          // 86: dfs.meta.v1.ExpectReply
+	(*RepairsRequest)(nil),       // 87: dfs.meta.v1.RepairsRequest
+	(*RepairsReply)(nil),         // 88: dfs.meta.v1.RepairsReply
+	(*RaftMessage)(nil),          // 89: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),         // 90: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),             // 91: dfs.meta.v1.RaftDone
+	(*RepairsReply_Source)(nil),  // 92: dfs.meta.v1.RepairsReply.Source
+	(*RepairsReply_Repair)(nil),  // 93: dfs.meta.v1.RepairsReply.Repair
+	(*RepairsReply_Reclaim)(nil), // 94: dfs.meta.v1.RepairsReply.Reclaim
 }
 var file_meta_proto_depIdxs = []int32{
 	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -7034,73 +7109,75 @@ var file_meta_proto_depIdxs = []int32{
 	70,  // 73: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
 	84,  // 74: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
 	93,  // 75: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
-	84,  // 76: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
-	92,  // 77: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
-	13,  // 78: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15,  // 79: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17,  // 80: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19,  // 81: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,   // 82: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,   // 83: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12,  // 84: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	42,  // 85: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	44,  // 86: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	46,  // 87: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	48,  // 88: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	50,  // 89: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
-	53,  // 90: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	56,  // 91: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	58,  // 92: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	60,  // 93: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	68,  // 94: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	62,  // 95: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	64,  // 96: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	66,  // 97: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	73,  // 98: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	75,  // 99: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	77,  // 100: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	79,  // 101: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	80,  // 102: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	82,  // 103: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	85,  // 104: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
-	87,  // 105: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
-	89,  // 106: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	90,  // 107: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 108: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 109: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 110: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 111: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 112: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 113: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	45,  // 114: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	43,  // 115: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	45,  // 116: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	47,  // 117: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	49,  // 118: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	51,  // 119: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	54,  // 120: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	57,  // 121: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	59,  // 122: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	61,  // 123: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	69,  // 124: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	63,  // 125: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	65,  // 126: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	67,  // 127: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	74,  // 128: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	76,  // 129: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	78,  // 130: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	71,  // 131: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	81,  // 132: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	83,  // 133: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	86,  // 134: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
-	88,  // 135: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
-	91,  // 136: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	91,  // 137: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	108, // [108:138] is the sub-list for method output_type
-	78,  // [78:108] is the sub-list for method input_type
-	78,  // [78:78] is the sub-list for extension type_name
-	78,  // [78:78] is the sub-list for extension extendee
-	0,   // [0:78] is the sub-list for field type_name
+	94,  // 76: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
+	84,  // 77: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
+	92,  // 78: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
+	84,  // 79: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
+	13,  // 80: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 81: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 82: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 83: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 84: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 85: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 86: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	42,  // 87: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	44,  // 88: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	46,  // 89: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	48,  // 90: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	50,  // 91: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	53,  // 92: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	56,  // 93: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	58,  // 94: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	60,  // 95: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	68,  // 96: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62,  // 97: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	64,  // 98: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	66,  // 99: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	73,  // 100: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	75,  // 101: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	77,  // 102: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	79,  // 103: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	80,  // 104: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	82,  // 105: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	85,  // 106: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
+	87,  // 107: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
+	89,  // 108: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	90,  // 109: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 110: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 111: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 112: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 113: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 114: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 115: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 116: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 117: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 118: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 119: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 120: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 121: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 122: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 123: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 124: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 125: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 126: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 127: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 128: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 129: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 130: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 131: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 132: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 133: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 134: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 135: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 136: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
+	88,  // 137: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
+	91,  // 138: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	91,  // 139: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	110, // [110:140] is the sub-list for method output_type
+	80,  // [80:110] is the sub-list for method input_type
+	80,  // [80:80] is the sub-list for extension type_name
+	80,  // [80:80] is the sub-list for extension extendee
+	0,   // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -7133,7 +7210,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   94,
+			NumMessages:   95,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

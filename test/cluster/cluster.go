@@ -48,6 +48,7 @@ type Options struct {
 	DropWait       time.Duration // 0: the masters' default
 	ReportInterval time.Duration // of chunk servers; 0: their default
 	RepairAfter    time.Duration // 0: the masters' default
+	ReclaimEvery   time.Duration // 0: the masters' default
 	ScrubEvery     time.Duration // 0: the chunk servers' default
 	Tick           time.Duration // of Raft; 0: its default
 	// Mem has networks, Raft logs and chunks in memory, so that all can be in a bubble
@@ -217,7 +218,7 @@ func (c *Cluster) startMaster(m *master) {
 	cfg := metaserver.Config{
 		Name: m.name, Dir: m.dir, FS: m.fs, Listen: m.addr, Listener: l, Dialer: c.dialer(m.name), Clock: c.clock(),
 		GossipListen: "127.0.0.1:0", GossipTransport: transport, Expected: c.o.Masters,
-		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
+		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, ReclaimEvery: c.o.ReclaimEvery, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
 	}
 	if _, err := os.Stat(m.dir); m == c.masters[0] && errors.Is(err, os.ErrNotExist) {
 		cfg.Bootstrap = true

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"dfs"
@@ -287,6 +289,9 @@ func TestServersJoinAndAreDrained(t *testing.T) {
 		more(fmt.Sprintf("first%d", i))
 	}
 	chunks := c.held("chunk-1")
+	if err := c.setServer("chunk-1", adminpb.SetServerRequest_DRAIN); err == nil {
+		t.Error("one of three servers could be drained of three copies")
+	}
 	name := c.AddChunkServer()
 	more("while-it-joins")
 	c.inPlace()
@@ -348,5 +353,89 @@ func TestMoveOutlivesKills(t *testing.T) {
 		c.Restart(victim)
 	}
 	c.inPlace()
+	c.readAll(files)
+}
+
+// bytesOnDisk is the space that the files of all chunk servers take.
+func (c *Cluster) bytesOnDisk() (sum int64) {
+	for _, s := range c.chunks {
+		names, err := filepath.Glob(filepath.Join(s.dir, "chunks", "*", "*"))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, name := range names {
+			var st unix.Stat_t
+			if unix.Stat(name, &st) == nil {
+				sum += st.Blocks * 512
+			}
+		}
+	}
+	return sum
+}
+
+// TestDeadRecordsAreGivenBack: a file that is overwritten again and again in small pieces
+// takes about its own space in the end; what is left of the chunks is read, checked, and restored.
+func TestDeadRecordsAreGivenBack(t *testing.T) {
+	c := Start(t, Options{ChunkServers: 3, ReclaimEvery: 500 * time.Millisecond, DropWait: 300 * time.Millisecond, ReportInterval: 300 * time.Millisecond})
+	ctx := context.Background()
+	fs := c.dialNow()
+	const size, piece = 4 << 20, 64 << 10
+	want := content(1, size)
+	if err := fs.WriteFile(ctx, root, "/stays", content(2, 100_000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.WriteFile(ctx, root, "/f", want, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	attr, err := fs.Lookup(ctx, root, dfs.RootIno, "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := fs.Open(ctx, root, attr.Ino, uint32(os.O_RDWR))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 600 {
+		off := rng.IntN(size/piece*9/10) * piece
+		data := content(uint64(i), piece)
+		copy(want[off:], data)
+		if _, err := f.Write(ctx, data, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Fsync(ctx, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Release()
+	before := c.bytesOnDisk()
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{"/f": want, "/stays": content(2, 100_000)}
+	most := int64(3 * (size + 4<<20))
+	c.Eventually("space to be given back", func() error {
+		if now := c.bytesOnDisk(); now > most {
+			return fmt.Errorf("%d MiB of %d are still taken, want at most %d", now>>20, before>>20, most>>20)
+		}
+		return nil
+	})
+	c.whole()
+	c.readAll(files)
+	c.Kill("chunk-1")
+	_, s := c.find("chunk-1")
+	if err := os.RemoveAll(filepath.Join(s.dir, "chunks")); err != nil {
+		t.Fatal(err)
+	}
+	c.Restart("chunk-1")
+	c.Eventually("chunks of chunk-1", func() error {
+		if n := c.held("chunk-1"); n == 0 {
+			return errors.New("it has none")
+		}
+		return nil
+	})
+	c.whole()
+	c.Kill("chunk-2")
+	c.Kill("chunk-3")
 	c.readAll(files)
 }

@@ -10,7 +10,9 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"dfs/internal/disk"
@@ -26,6 +28,7 @@ func Run(t *testing.T, open func(t *testing.T) (fs disk.FS, root string)) {
 		{"HolesAreZeros", testHoles},
 		{"TruncateThenGrowIsZeros", testTruncate},
 		{"AllocateKeepsSize", testAllocate},
+		{"PunchLeavesZeros", testPunch},
 		{"OpenFlags", testFlags},
 		{"RenameReplaces", testRename},
 		{"RemovedFileStaysReadable", testRemove},
@@ -158,6 +161,18 @@ func testAllocate(t *testing.T, d dir) {
 	check(t, f.Allocate(0, 1<<20))
 	if got := content(t, f); got != "hello" {
 		t.Fatalf("read %q", got)
+	}
+}
+
+func testPunch(t *testing.T, d dir) {
+	f := d.create(t, "a", strings.Repeat("x", 3*4096))
+	if err := f.Punch(4096, 4096); errors.Is(err, syscall.EOPNOTSUPP) {
+		return // the disk says so, and nothing has happened
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, f); got != strings.Repeat("x", 4096)+strings.Repeat("\x00", 4096)+strings.Repeat("x", 4096) {
+		t.Fatalf("%d bytes, not those that were to stay, and zeros", len(got))
 	}
 }
 
