@@ -123,6 +123,10 @@ func runDev(cmd *cobra.Command, o devOptions) (err error) {
 		return err
 	}
 	if err := d.waitHealthy(ctx); err != nil {
+		if ctx.Err() != nil { // a signal: nothing has gone wrong
+			fmt.Fprintln(cmd.ErrOrStderr(), "ending ...")
+			return nil
+		}
 		return err
 	}
 	done, err := d.startMount(ctx)
