@@ -378,15 +378,19 @@ func (s *Server) lacks(f *metapb.Fragment) bool {
 // audit compares what the masters think is here with what is. It answers false when it
 // could not.
 func (s *Server) audit(ctx context.Context) bool {
+	n, example := 0, dfs.ChunkID(0)
 	err := s.expected(ctx, 0, func(page []*metapb.Fragment) error {
 		for _, f := range page {
 			if s.lacks(f) {
-				s.logger.Warn("a fragment that should be here is not, or not whole", "chunk", dfs.ChunkID(f.Chunk))
-				s.mends.missing(dfs.ChunkID(f.Chunk))
+				n, example = n+1, dfs.ChunkID(f.Chunk)
+				s.mends.missing(example)
 			}
 		}
 		return nil
 	})
+	if n > 0 {
+		s.logger.Warn("fragments that should be here are not, or not whole; they will be made anew from others", "fragments", n, "one_is_of", example)
+	}
 	if err != nil && ctx.Err() == nil {
 		s.logger.Debug("what is here could not be compared with what should be", "err", err)
 	}

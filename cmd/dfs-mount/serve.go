@@ -33,12 +33,12 @@ func checkMountpoint(path string) error {
 		// The kernel answers a stat from its cache even when the mount is dead; it
 		// keeps nothing of a statfs.
 		var ignored unix.Statfs_t
-		if unix.Statfs(path, &ignored) == unix.ENOTCONN {
-			err = unix.ENOTCONN
+		if serr := unix.Statfs(path, &ignored); dead(serr) {
+			err = serr
 		}
 	}
 	switch {
-	case errors.Is(err, unix.ENOTCONN):
+	case dead(err):
 		return fmt.Errorf("%s is a dead mount: the process that served it has ended. Remove it first: fusermount3 -uz %s (or as root: umount -l %s)",
 			path, path, path)
 	case err != nil:
@@ -47,6 +47,11 @@ func checkMountpoint(path string) error {
 		return fmt.Errorf("mountpoint %s is not a folder", path)
 	}
 	return nil
+}
+
+// dead reports whether nobody serves a mount any more, or has ended while he was asked.
+func dead(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 }
 
 // serve mounts, calls ready, and serves until the mount is gone or a signal asks

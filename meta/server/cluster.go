@@ -373,7 +373,7 @@ func (l *leadership) lookAtServers(settled bool) error {
 		server := &m.Servers[i]
 		verdicts[i] = server.State
 		switch {
-		case server.State == dfs.ServerUp && !alive[server.ID] && settled:
+		case (server.State == dfs.ServerUp || server.State == dfs.ServerDrain) && !alive[server.ID] && settled:
 			wg.Go(func() {
 				if !l.s.probe(l.ctx, server) {
 					verdicts[i] = dfs.ServerDown

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -180,14 +181,23 @@ func (l *leadership) advanceMoves(m *dfs.ClusterMap) error {
 	todo := map[dfs.PG][]dfs.ChunkID{}
 	r := &l.repairs
 	r.mu.Lock()
-	for pg := range r.moves {
-		todo[pg] = nil
+	positions := map[dfs.PG]int{}
+	for pg, mv := range r.moves {
+		todo[pg], positions[pg] = nil, mv.position
 	}
 	r.mu.Unlock()
+	waits := map[dfs.PG]bool{}
 	_, err := l.eachChunk(func(m *dfs.ClusterMap, c *meta.Chunk) {
 		pg := c.ID.PG(m.Buckets)
-		if list, moves := todo[pg]; moves && c.Sealed { // others are restored when they are
+		list, moves := todo[pg]
+		switch {
+		case !moves:
+		case c.Sealed && c.Committed > 0 && c.Live > 0:
 			todo[pg] = append(list, c.ID)
+		case !c.Sealed:
+			// It is restored when it is sealed, if the others are enough for that.
+			there := present(m, m.Home[pg], c) &^ (1 << positions[pg])
+			waits[pg] = waits[pg] || bits.OnesCount32(there) < c.ID.Layout().Data()
 		}
 	})
 	if err != nil {
@@ -200,7 +210,7 @@ func (l *leadership) advanceMoves(m *dfs.ClusterMap) error {
 		if mv == nil {
 			continue
 		}
-		if mv.todo = slices.DeleteFunc(list, func(id dfs.ChunkID) bool { return mv.done[id] }); len(mv.todo) == 0 {
+		if mv.todo = slices.DeleteFunc(list, func(id dfs.ChunkID) bool { return mv.done[id] }); len(mv.todo) == 0 && !waits[pg] {
 			over = append(over, mv)
 		}
 	}

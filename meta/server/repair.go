@@ -91,7 +91,7 @@ func (l *leadership) findRepairs() {
 	}
 }
 
-// eachChunk calls fn for all chunks with committed bytes that something needs.
+// eachChunk calls fn for all chunks.
 func (l *leadership) eachChunk(fn func(m *dfs.ClusterMap, c *meta.Chunk)) (*dfs.ClusterMap, error) {
 	var m *dfs.ClusterMap
 	for after := dfs.ChunkID(0); ; {
@@ -115,9 +115,7 @@ func (l *leadership) eachChunk(fn func(m *dfs.ClusterMap, c *meta.Chunk)) (*dfs.
 		}
 		m = now
 		for i := range page {
-			if c := &page[i]; c.Committed > 0 && c.Live > 0 {
-				fn(m, c)
-			}
+			fn(m, &page[i])
 		}
 		if len(page) < repairsPage {
 			return m, l.ctx.Err()
@@ -135,6 +133,16 @@ func serves(m *dfs.ClusterMap, id dfs.NodeID) bool {
 	return s != nil && (s.State == dfs.ServerUp || s.State == dfs.ServerDrain)
 }
 
+// present is which positions have their fragment on a server that can be read.
+func present(m *dfs.ClusterMap, home []dfs.NodeID, c *meta.Chunk) (there uint32) {
+	for i, id := range home {
+		if c.Present>>i&1 == 1 && serves(m, id) {
+			there |= 1 << i
+		}
+	}
+	return there
+}
+
 func (l *leadership) lookForRepairs() error {
 	tasks := map[dfs.NodeID][]danger{}
 	st := repairState{pinned: map[dfs.PG]bool{}}
@@ -143,15 +151,17 @@ func (l *leadership) lookForRepairs() error {
 	l.repairs.mu.Unlock()
 	m, err := l.eachChunk(func(m *dfs.ClusterMap, c *meta.Chunk) {
 		home := m.Home[c.ID.PG(m.Buckets)]
-		var there uint32
-		for i, id := range home {
-			if c.Present>>i&1 == 1 && serves(m, id) {
-				there |= 1 << i
-			}
-		}
+		there := present(m, home, c)
 		layout := c.ID.Layout()
 		have := bits.OnesCount32(there)
 		if have == layout.Width() {
+			return
+		}
+		if c.Committed == 0 || c.Live == 0 {
+			// Nothing of it is part of a file, but something may have been synced and not told.
+			if !c.Sealed && have < layout.Data() {
+				st.pinned[c.ID.PG(m.Buckets)] = true
+			}
 			return
 		}
 		st.chunks++

@@ -54,25 +54,25 @@ func (m *mount) worker() int {
 	return childOf(m.cmd.Process.Pid)
 }
 
-// kill is the death of the machine: of both processes at once.
+// kill is the death of the machine: of both processes at once. The supervisor is stopped
+// first, so that it does nothing about the worker's death. (The other way round the kernel would wake a
+// stopped worker when its parent ends, and it would say goodbye.)
 func (m *mount) kill() {
-	worker := m.worker()
+	worker, supervisor := m.worker(), m.cmd.Process.Pid
 	if worker != 0 {
-		_ = unix.Kill(worker, unix.SIGSTOP) // it must not say goodbye when it sees the other end
-		for deadline := time.Now().Add(stopTimeout); !stopped(worker) && time.Now().Before(deadline); {
+		m.signal(unix.SIGSTOP)
+		for deadline := time.Now().Add(stopTimeout); !stopped(supervisor) && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)
 		}
-	}
-	m.process.kill()
-	if worker != 0 {
 		_ = unix.Kill(worker, unix.SIGKILL)
 		for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", worker))
 			if err != nil || strings.Contains(string(stat), ") Z ") {
-				return
+				break
 			}
 		}
 	}
+	m.process.kill()
 }
 
 // stopped reports whether all threads of a process have stopped, or are gone.
