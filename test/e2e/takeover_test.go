@@ -232,10 +232,16 @@ func startLoad(t *testing.T, dir string) *load {
 	return l
 }
 
-// answers waits until the mount answers something that its kernel does not know.
-func answers(dir string) error {
+// answers waits until the mount answers something that its kernel does not know. One request
+// may be answered with EIO: that which was being copied when the process was killed.
+func answers(dir string) (err error) {
 	var st unix.Stat_t
-	err := unix.Stat(filepath.Join(dir, fmt.Sprint("no such name ", time.Now().UnixNano())), &st)
+	for range 2 {
+		err = unix.Stat(filepath.Join(dir, fmt.Sprint("no such name ", time.Now().UnixNano())), &st)
+		if !errors.Is(err, unix.EIO) {
+			break
+		}
+	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
