@@ -70,6 +70,16 @@ func (v View) GetAttr(ino dfs.Ino) (dfs.Attr, error) {
 	return in.Attr, nil
 }
 
+// Writer tells by which piece of which session a file was left, see dfs.Intent; 0 when its bytes
+// were changed otherwise since, or there is no such file.
+func (v View) Writer(ino dfs.Ino) (dfs.SessionID, uint64, error) {
+	in, err := v.inode(ino)
+	if err != nil || in == nil {
+		return 0, 0, err
+	}
+	return in.writer.session, in.writer.seq, nil
+}
+
 // Access answers nil when cred may do all of mask (4 read, 2 write, 1 execute or
 // search), else EACCES.
 func (v View) Access(cred dfs.Cred, ino dfs.Ino, mask uint32) error {

@@ -39,6 +39,7 @@ type leadership struct {
 	suspects []dfs.Ino                      // +checklocks:mu — may be orphans that nobody has open
 	scan     bool                           // +checklocks:mu — there may be others: look at all orphans
 	owing    map[dfs.SessionID]time.Time    // +checklocks:mu — since when sessions cannot end, see replay
+	telling  map[dfs.SessionID]*telling     // +checklocks:mu — that tell changes, or must not
 
 	probes singleflight.Group // of servers that were reported
 
@@ -52,6 +53,87 @@ type liveSession struct {
 	open map[dfs.Ino]struct{} // inodes that it has open
 
 	restrict dfs.Restrictions
+}
+
+// telling is what a session tells of changes that it has made under leases.
+type telling struct {
+	requests int           // under way
+	closing  int           // so many end the session
+	idle     chan struct{} // closed when the last request is over; nil when nobody waits
+}
+
+// tell begins a request by which a session tells changes; false when it is being ended. done
+// ends it.
+func (l *leadership) tell(id dfs.SessionID) (done func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.telling[id]
+	if t == nil {
+		t = &telling{}
+		l.telling[id] = t
+	}
+	if t.closing > 0 {
+		return nil, false
+	}
+	t.requests++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if t.requests--; t.requests == 0 {
+			if t.idle != nil {
+				close(t.idle)
+				t.idle = nil
+			}
+			l.tidyTellingLocked(id, t)
+		}
+	}, true
+}
+
+// +checklocks:l.mu
+func (l *leadership) tidyTellingLocked(id dfs.SessionID, t *telling) {
+	if t.requests == 0 && t.closing == 0 {
+		delete(l.telling, id)
+	}
+}
+
+// silence waits until a session tells nothing, and lets it begin nothing until done.
+func (l *leadership) silence(ctx context.Context, id dfs.SessionID) (done func(), err error) {
+	idle, done := l.hush(id)
+	if idle == nil {
+		return done, nil
+	}
+	select {
+	case <-idle:
+		return done, nil
+	case <-l.ctx.Done():
+		err = l.s.notReady()
+	case <-ctx.Done():
+		err = rpc.Unavailable("waiting for what the session tells: %v", ctx.Err())
+	}
+	done()
+	return nil, err
+}
+
+// hush lets a session begin nothing until done. idle is closed when nothing is under way any
+// more; nil when nothing is.
+func (l *leadership) hush(id dfs.SessionID) (idle chan struct{}, done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.telling[id]
+	if t == nil {
+		t = &telling{}
+		l.telling[id] = t
+	}
+	t.closing++
+	if t.requests > 0 && t.idle == nil {
+		t.idle = make(chan struct{})
+	}
+	return t.idle, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		t.closing--
+		l.tidyTellingLocked(id, t)
+	}
 }
 
 func kick(c chan struct{}) {
@@ -158,6 +240,11 @@ func (l *leadership) end(id dfs.SessionID) {
 // told was told. When that cannot be found out for long, others go on; the session stays in
 // the state, and is tried again.
 func (l *leadership) closeSession(ctx context.Context, id dfs.SessionID) error {
+	done, err := l.silence(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := l.replay(ctx, id); err != nil {
 		if !l.tooLong(id) || ctx.Err() != nil {
 			return err
@@ -407,7 +494,7 @@ func (s *Server) serveTerm(term uint64) {
 	}()
 	defer func() { cancel(); <-watch }()
 	l := &leadership{
-		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, owing: map[dfs.SessionID]time.Time{},
+		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, owing: map[dfs.SessionID]time.Time{}, telling: map[dfs.SessionID]*telling{},
 		scan: true, // what was orphaned in earlier terms
 		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,7 +25,7 @@ import (
 
 // newTerm is a term by itself, for what needs no master.
 func newTerm(sessions ...dfs.SessionID) *leadership {
-	l := &leadership{sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, reap: make(chan struct{}, 1)}
+	l := &leadership{sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, telling: map[dfs.SessionID]*telling{}, reap: make(chan struct{}, 1)}
 	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
 	for _, id := range sessions {
 		l.begin(id, 0)
@@ -460,4 +461,48 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 			t.Errorf("%s: wrote outside of its folder", name)
 		}
 	}
+}
+
+func TestSessionThatIsBeingEndedTellsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTerm(1, 2)
+		l.ctx = t.Context()
+		told, ok := l.tell(1)
+		if !ok {
+			t.Fatal("a session may not tell what it has changed")
+		}
+		var mayAgain func()
+		silent := begins(func() {
+			var err error
+			if mayAgain, err = l.silence(t.Context(), 1); err != nil {
+				t.Error(err)
+			}
+		})
+		if silent() {
+			t.Fatal("a session is ended while it tells something")
+		}
+		if _, ok := l.tell(1); ok {
+			t.Fatal("a session tells something while it is ended")
+		}
+		if done, ok := l.tell(2); !ok {
+			t.Fatal("another session has to wait")
+		} else {
+			done()
+		}
+		told()
+		if !silent() {
+			t.Fatal("a session that tells nothing any more is not ended")
+		}
+		if _, ok := l.tell(1); ok {
+			t.Fatal("a session tells something while it is ended")
+		}
+		mayAgain() // it could not be
+		if told, ok = l.tell(1); !ok {
+			t.Fatal("a session that goes on may not tell what it has changed")
+		}
+		told()
+		if len(l.telling) > 0 {
+			t.Errorf("%d sessions are remembered", len(l.telling))
+		}
+	})
 }

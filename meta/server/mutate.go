@@ -48,6 +48,11 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		if refused, err := l.late(ctx, session); err != nil || refused {
 			return &metapb.MutateReply{Expired: refused}, err
 		}
+		done, ok := l.tell(session)
+		if !ok {
+			return nil, rpc.Unavailable("the session is being ended")
+		}
+		defer done()
 	} else if err := l.leases.ready(ctx); err != nil {
 		return nil, err
 	}

@@ -26,16 +26,34 @@ const (
 	replayTimeout = 3 * time.Second // for one chunk server
 	replayMax     = 2 * time.Minute // then others go on without what cannot be known
 	replayFiles   = 1024            // in one command
+	replayTries   = 5
 )
 
 // replay commits what a session has acknowledged and not told. Until it succeeds the session
-// must not end. The error says which chunk servers have to come back.
+// must not end, nor tell anything itself: what it would do meanwhile is not looked at. The
+// error says which chunk servers have to come back.
 func (l *leadership) replay(ctx context.Context, id dfs.SessionID) error {
+	for try := 1; ; try++ {
+		refused, err := l.replayOnce(ctx, id)
+		switch {
+		case err != nil || refused == dfs.OK:
+			return err
+		case try == replayTries:
+			// It does not get better: what else is there must not wait for it.
+			l.s.logger.Error("what a session has written last is refused", "session", id, "errno", refused.Error())
+			return nil
+		}
+	}
+}
+
+// replayOnce is replay, by one look at the state. It is refused when a change that the session
+// had sent before was made after that look.
+func (l *leadership) replayOnce(ctx context.Context, id dfs.SessionID) (refused dfs.Errno, err error) {
 	var session meta.Session
 	var chunks []meta.Chunk
 	var m *dfs.ClusterMap
 	exists := false
-	err := l.s.node.Read(ctx, func(v meta.View) (err error) {
+	err = l.s.node.Read(ctx, func(v meta.View) (err error) {
 		if session, exists, err = v.Session(id); err != nil || !exists || !session.Intents {
 			return err
 		}
@@ -46,42 +64,71 @@ func (l *leadership) replay(ctx context.Context, id dfs.SessionID) error {
 		return err
 	})
 	if err != nil || !exists || !session.Intents {
-		return err
+		return dfs.OK, err
 	}
 	var files []meta.FileCommit
 	var commits []meta.ChunkCommit
 	for i := range chunks {
 		found, commit, err := l.intents(ctx, m, &chunks[i])
 		if err != nil {
-			return fmt.Errorf("what session %s has written last: chunk %s: %w", id, chunks[i].ID, err)
+			return dfs.OK, fmt.Errorf("what session %s has written last: chunk %s: %w", id, chunks[i].ID, err)
 		}
 		if len(found) > 0 {
 			files, commits = append(files, found...), append(commits, commit)
 		}
 	}
-	slices.SortStableFunc(files, func(a, b meta.FileCommit) int { return cmp.Compare(a.Seq, b.Seq) })
+	if files, err = l.untold(ctx, id, files); err != nil {
+		return dfs.OK, err
+	}
 	for batch := range slices.Chunk(files, replayFiles) {
 		r, err := l.s.propose(ctx, &meta.Replay{Session: id, Commit: meta.Commit{Chunks: commits, Files: batch}})
 		switch {
 		case err != nil:
-			return err
+			return dfs.OK, err
 		case r.StaleMap:
-			return fmt.Errorf("session %s: too few servers of its chunks are up", id)
+			return dfs.OK, fmt.Errorf("session %s: too few servers of its chunks are up", id)
 		case r.Errno != dfs.OK:
-			// It does not get better: what else is there must not wait for it.
-			l.s.logger.Error("what a session has written last is refused", "session", id, "errno", r.Errno.Error())
-			return nil
+			return r.Errno, nil
 		}
 		if n := len(batch) - len(r.Skipped); n > 0 {
 			l.s.logger.Info("committed what a session had acknowledged and not told", "session", id, "pieces", n)
 		}
 	}
-	return nil
+	return dfs.OK, nil
 }
 
-// intents seals a chunk on all servers that can be reached, and reads from them what was
-// written to it and never committed: of the records that all of them have, since only such
-// ones can have been acknowledged.
+// untold keeps of a session's pieces those that can follow what it has committed, in order.
+func (l *leadership) untold(ctx context.Context, id dfs.SessionID, files []meta.FileCommit) (left []meta.FileCommit, err error) {
+	err = l.s.node.Read(ctx, func(v meta.View) error {
+		left = nil
+		last := map[dfs.Ino]uint64{} // 0: nothing can
+		for i := range files {
+			ino := files[i].Ino
+			seq, known := last[ino]
+			if !known {
+				session, by, err := v.Writer(ino)
+				if err != nil {
+					return err
+				}
+				if session == id {
+					seq = by
+				}
+				last[ino] = seq
+			}
+			if seq != 0 && files[i].Seq > seq {
+				left = append(left, files[i])
+			}
+		}
+		return nil
+	})
+	slices.SortStableFunc(left, func(a, b meta.FileCommit) int { return cmp.Compare(a.Seq, b.Seq) })
+	return left, err
+}
+
+// intents seals a chunk on all servers that can be reached, and reads from them what its
+// pieces are part of: of the records that all of them have, since only such ones can have been
+// acknowledged. Those before what is committed of the chunk too: it is committed up to the last
+// record of which any file has made use, and of one before that another's piece may be untold.
 func (l *leadership) intents(ctx context.Context, m *dfs.ClusterMap, c *meta.Chunk) ([]meta.FileCommit, meta.ChunkCommit, error) {
 	home := m.Home[c.ID.PG(m.Buckets)]
 	commit := meta.ChunkCommit{Chunk: c.ID, Committed: c.Committed, Servers: make([]dfs.NodeID, c.ID.Layout().Width())}
@@ -158,8 +205,8 @@ func (l *leadership) intents(ctx context.Context, m *dfs.ClusterMap, c *meta.Chu
 	return files, commit, nil
 }
 
-// sealedRecords are the records with intents of a chunk on one server, behind what is
-// committed, by their offset. After that nobody writes to the chunk there.
+// sealedRecords are the records with intents of a chunk on one server, by their offset. After
+// that nobody writes to the chunk there.
 func (l *leadership) sealedRecords(ctx context.Context, server *dfs.Server, c *meta.Chunk) (map[uint32]*chunkpb.IntentsReply_Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, replayTimeout)
 	defer cancel()
@@ -176,7 +223,7 @@ func (l *leadership) sealedRecords(ctx context.Context, server *dfs.Server, c *m
 		return nil, e
 	}
 	out := map[uint32]*chunkpb.IntentsReply_Record{}
-	for from := c.Committed; ; {
+	for from := uint32(dfs.FirstRecord); ; {
 		r, err := client.Intents(ctx, &chunkpb.IntentsRequest{Chunk: uint64(c.ID), Cluster: cluster, From: from})
 		if err != nil {
 			return nil, err
