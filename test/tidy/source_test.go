@@ -65,7 +65,7 @@ var files = sync.OnceValues(func() ([]string, error) {
 			}
 			return nil
 		}
-		if d.Type().IsRegular() {
+		if d.Type().IsRegular() && name != ".git" { // which is a file in a work tree of git's
 			names = append(names, filepath.ToSlash(name))
 		}
 		return nil
