@@ -154,6 +154,21 @@ func (l *leases) granted(ino dfs.Ino, at uint64) bool {
 	return at >= l.floor && l.touched[ino].recall <= at && l.term != 0
 }
 
+// keeps names the lease under which an answer about an inode that was asked for at may be
+// kept, until the Invalidator hears otherwise; 0: none. What was changed here meanwhile
+// is no matter.
+func (l *leases) keeps(ino dfs.Ino, at uint64) (lease uint64) {
+	if !l.good() {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[ino]; n != nil && !n.recalled && n.covers(at) && l.granted(ino, at) {
+		return n.since
+	}
+	return 0
+}
+
 // take takes leases over that came with an answer.
 func (l *leases) take(at uint64, granted []*metapb.Lease) {
 	if len(granted) == 0 {
@@ -1109,7 +1124,7 @@ const returnsMax = 8 << 10 // in one request
 // Invalidator is told when what the kernel may have cached is not good any more.
 type Invalidator interface {
 	// Invalidate makes the kernel ask again for what it knows of inodes: attributes and, of
-	// folders, names. It waits for nothing. Bytes of files it asks for when it finds by the
+	// folders, names and listings. It waits for nothing. Bytes of files it asks for when it finds by the
 	// attributes that they have changed.
 	Invalidate(inos []dfs.Ino)
 }

@@ -16,6 +16,10 @@ type Listing struct {
 	Entries []dfs.Entry // without "." and ".."
 	End     bool        // there is nothing after these
 	Parent  dfs.Ino     // for ".."; of the root, the root
+
+	// Lease names the lease on the folder under which it may be kept, never the same for two of
+	// them; 0: none, it may be old already.
+	Lease uint64
 }
 
 // ReadDir lists up to limit entries after the one with that cookie; 0 begins. With
@@ -54,5 +58,9 @@ func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie ui
 			l.Entries[i].Attr = fs.seen(attr)
 		}
 	}
+	l.Lease = fs.leases.keeps(ino, at)
 	return l, nil
 }
+
+// CountsEachListing reports whether each listing of a folder is to be told as an access to it.
+func (fs *FS) CountsEachListing() bool { return fs.cfg.Atime == StrictAtime }

@@ -6,15 +6,11 @@
 // an inode number; only the mount's root, which is always node 1 to the kernel,
 // may be another inode (Config.Root).
 //
-// Nothing that another mount could change is cached by the kernel: entries and
-// attributes are answered with a timeout of zero, and the kernel compares size
-// and modification time with its pages on each read (FUSE_AUTO_INVAL_DATA).
-// The kernel checks permissions (default_permissions) with attributes that it
-// has just asked for.
+// What the kernel caches is covered by the client's leases: see kernelCache and listings.
+// It checks permissions (default_permissions) with the attributes that it has, or has just
+// asked for.
 //
-// Locks: fileSystem.mu guards the table of open handles, dirHandle.mu the entries
-// read ahead of one open folder, lastKnown.mu what umount(8) is told when the
-// cluster is silent. None is held while another is taken; dirHandle.mu is held
-// during a ReadDir call, since the kernel sends the
-// requests of one handle one at a time and a second one has to wait anyway.
+// Locks: fileSystem.mu guards the table of open handles, listings.mu what the kernel may
+// have listed, lastKnown.mu what umount(8) is told when the cluster is silent. None is held
+// while another is taken.
 package fuse

@@ -35,10 +35,10 @@ type fileSystem struct {
 	nextHandle uint64                 // +checklocks:mu
 	files      map[uint64]*fileHandle // +checklocks:mu
 	openedBy   map[uint64]uint64      // +checklocks:mu — handles of a process before, by the request that opened them
-	dirs       map[uint64]*dirHandle  // +checklocks:mu
 
 	known      lastKnown
 	kernel     kernelCache
+	listings   listings
 	ledger     *Ledger // nil: the mount ends with the process
 	walIndexes walIndexes
 	gate       sync.RWMutex // held by each request, and for good by who makes room for another process
@@ -56,7 +56,7 @@ func newFileSystem(ctx context.Context, cfg Config, root dfs.Attr) *fileSystem {
 		logger:        cfg.Logger.With("mountpoint", cfg.Mountpoint),
 		metrics:       newMetrics(cfg.Registerer),
 		files:         map[uint64]*fileHandle{},
-		dirs:          map[uint64]*dirHandle{},
+		listings:      listings{of: map[dfs.Ino]*listing{}},
 		openedBy:      map[uint64]uint64{},
 		ledger:        cfg.Ledger,
 		complained:    map[string]time.Time{},
@@ -78,7 +78,7 @@ func (fs *fileSystem) close() {
 	fs.watchers.Wait()
 	fs.mu.Lock()
 	files := fs.files
-	fs.files, fs.dirs = map[uint64]*fileHandle{}, map[uint64]*dirHandle{}
+	fs.files = map[uint64]*fileHandle{}
 	fs.mu.Unlock()
 	for _, f := range files {
 		f.Release()

@@ -21,13 +21,13 @@ import (
 // lease is given back.
 //
 // Attributes are invalidated by inode, and the kernel discards answers about them that
-// were on their way. Pages are not invalidated. A read looks whether mtime or size have
+// were on their way. Pages of files are not invalidated. A read looks whether mtime or size have
 // changed, once the attributes are not known any more, and drops the pages then
 // (FUSE_AUTO_INVAL_DATA). To invalidate them from here would wait for the locks of pages,
 // which reads and writes on their way to us have; the kernel does not let go of a process
 // that waits there, not by kill -9 either, and so would never find out that nobody will
 // answer them. And it would make the kernel discard the attributes that a read has just
-// asked for.
+// asked for. Those of folders are, see listings.
 //
 // Names are not invalidated one by one, since the kernel would take the lock of the
 // folder for it, which a request that waits for a master may hold, which may wait for
@@ -59,7 +59,12 @@ func (fs *fileSystem) Invalidate(inos []dfs.Ino) {
 	fs.doubtNames()
 	var unknown []uint64
 	for _, ino := range inos {
-		if node := fs.node(ino); srv.InodeNotify(node, attributesOnly, 0) == gofuse.ENOENT {
+		node := fs.node(ino)
+		status, listed := fs.invalidateListing(ino)
+		if !listed {
+			status = srv.InodeNotify(node, attributesOnly, 0)
+		}
+		if status == gofuse.ENOENT {
 			unknown = append(unknown, node)
 		}
 	}
@@ -88,10 +93,19 @@ func (fs *fileSystem) keepFor(a *dfs.Attr) time.Duration {
 	t := fs.client.Tell(a)
 	if t > 0 && fs.ledger != nil {
 		if evicted := fs.ledger.known(fs.node(a.Ino)); evicted != 0 {
-			fs.kernel.server.InodeNotify(evicted, attributesOnly, 0)
+			fs.forget(evicted)
 		}
 	}
 	return t
+}
+
+// forget makes the kernel forget what the ledger says that it may know.
+func (fs *fileSystem) forget(known uint64) {
+	if known&listedNode != 0 {
+		fs.kernel.server.InodeNotify(known&^listedNode, 0, 0)
+		return
+	}
+	fs.kernel.server.InodeNotify(known, attributesOnly, 0)
 }
 
 // ownPages reports whether the kernel shall keep the pages of a file that this mount alone

@@ -17,7 +17,7 @@ import (
 // Ledger is what the process that serves a mount leaves to the one that takes the mount
 // over when it dies: memory that a third process keeps. It says how the kernel was
 // spoken to, which sessions there are, which files programs have open, whether bytes of
-// them are not committed, and which inodes the kernel may have attributes of. What is in
+// them are not committed, and which inodes the kernel may have attributes or listings of. What is in
 // it was stored before the kernel was answered, and is never waited for.
 type Ledger struct {
 	mem   []byte
@@ -249,8 +249,12 @@ func (l *Ledger) files() []openFile {
 	return all
 }
 
-// known notes that the kernel may keep attributes of a node. It returns the one that was
-// in its place, which the kernel has to be made to forget; 0: none.
+// listedNode is the bit by which the ledger tells a folder that the kernel may have listed
+// from one of which it may have attributes: both are in it.
+const listedNode = 1 << 63
+
+// known notes that the kernel may keep attributes of a node, or its listing. It returns what
+// was in its place, which the kernel has to be made to forget; 0: nothing.
 func (l *Ledger) known(node uint64) (evicted uint64) {
 	w := l.word(ledgerKnown + 8*int(node*0x9e3779b97f4a7c15>>(64-18)))
 	if w.Load() == node {
@@ -259,7 +263,7 @@ func (l *Ledger) known(node uint64) (evicted uint64) {
 	return w.Swap(node)
 }
 
-// allKnown lists and forgets those nodes.
+// allKnown lists and forgets those.
 func (l *Ledger) allKnown(fn func(node uint64)) {
 	for i := range inodesKnown {
 		if w := l.word(ledgerKnown + 8*i); w.Load() != 0 {

@@ -212,7 +212,7 @@ func mountOptions(cfg Config) *gofuse.MountOptions {
 		Logger:        slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
 		ExtraCapabilities: gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_ASYNC_DIO | gofuse.CAP_ATOMIC_O_TRUNC |
 			gofuse.CAP_HANDLE_KILLPRIV_V2 | gofuse.CAP_DIRECT_IO_ALLOW_MMAP |
-			gofuse.CAP_DONT_MASK | gofuse.CAP_SETXATTR_EXT | gofuse.CAP_EXPORT_SUPPORT,
+			gofuse.CAP_DONT_MASK | gofuse.CAP_SETXATTR_EXT | gofuse.CAP_EXPORT_SUPPORT | gofuse.CAP_NO_OPENDIR_SUPPORT,
 		// The kernel asks for the access ACL and carries it out; setting and inheriting
 		// them is ours (FUSE_POSIX_ACL).
 		EnableAcl: true,

@@ -47,77 +47,79 @@ func (fs *fileSystem) ReadDirPlus(cancel <-chan struct{}, input *gofuse.ReadIn, 
 }
 
 // readDir fills the kernel's buffer from the place it names. add says when the
-// buffer is full.
+// buffer is full. Nothing is kept for the next part: the place says where it begins.
 func (fs *fileSystem) readDir(r *request, input *gofuse.ReadIn, plus bool, add func(gofuse.DirEntry, *dfs.Attr) bool) gofuse.Status {
-	h := fs.dir(input.Fh)
-	if h == nil {
-		return gofuse.EBADF
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	ino := fs.ino(input.NodeId)
-	place := input.Offset
-	limit := int(input.Size) / direntBytes
+	keep := fs.keepsListings()
+	if keep {
+		fs.beginList(ino)
+	}
+	p := part{place: input.Offset, limit: int(input.Size) / direntBytes, plus: plus, add: add}
 	if plus {
-		limit = int(input.Size) / (direntBytes + direntPlusBytes)
+		p.limit = int(input.Size) / (direntBytes + direntPlusBytes)
 	}
-	limit = max(1, min(limit, direntsMax))
-	// Attributes are of the moment when they were listed. Kept for a later request
-	// they could take back a size that a write has changed since.
-	if place <= afterDotDot || place != h.at || plus {
-		h.ahead, h.end = nil, false
+	p.limit = max(1, min(p.limit, direntsMax))
+	err := fs.fill(r, fs.cred(&input.InHeader), ino, &p)
+	if err != nil && p.added == 0 {
+		return r.status(err)
 	}
-	if len(h.ahead) == 0 && !h.end {
-		if err := fs.fillAhead(r, h, input, ino, place, limit, plus); err != nil {
-			return r.status(err)
+	if keep {
+		fs.endList(ino, input.Offset == 0, p.added == 0, p.lease)
+	}
+	return gofuse.OK // what has been put in the buffer has to be told before a failure
+}
+
+// part is a part of a listing that is being made.
+type part struct {
+	place uint64 // the next one
+	limit int    // entries that may fit
+	plus  bool
+	add   func(gofuse.DirEntry, *dfs.Attr) bool
+	added int    // entries
+	lease uint64 // under which all of them may be kept; 0: there is none
+}
+
+// fill adds entries until the buffer is full or there are no more.
+func (fs *fileSystem) fill(r *request, cred dfs.Cred, ino dfs.Ino, p *part) error {
+	for asked := 0; ; asked++ {
+		cookie := p.place
+		if p.place <= afterDotDot {
+			cookie = 0
 		}
-	}
-	if place < afterDot {
-		if !add(gofuse.DirEntry{Name: ".", Ino: uint64(ino), Mode: dfs.TypeDir, Off: afterDot}, nil) {
-			return gofuse.OK
+		list, err := fs.client.ReadDir(r, cred, ino, cookie, p.limit, p.plus)
+		if err != nil {
+			return err
 		}
-	}
-	if place < afterDotDot {
-		if !add(gofuse.DirEntry{Name: "..", Ino: uint64(h.parent), Mode: dfs.TypeDir, Off: afterDotDot}, nil) {
-			return gofuse.OK
+		if asked == 0 {
+			p.lease = list.Lease
+		} else if list.Lease != p.lease {
+			p.lease = 0
 		}
-	}
-	for n := 0; ; n++ {
-		if len(h.ahead) == 0 {
-			// A full buffer saves the kernel a request, but what has been put in it has
-			// to be told before a failure.
-			if h.end || n > 0 && plus {
-				return gofuse.OK
+		if p.place < afterDot && !p.put(gofuse.DirEntry{Name: ".", Ino: uint64(ino), Mode: dfs.TypeDir, Off: afterDot}, nil) {
+			return nil
+		}
+		if p.place < afterDotDot && !p.put(gofuse.DirEntry{Name: "..", Ino: uint64(list.Parent), Mode: dfs.TypeDir, Off: afterDotDot}, nil) {
+			return nil
+		}
+		for i := range list.Entries {
+			e := &list.Entries[i]
+			if !p.put(gofuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: e.Cookie}, &e.Attr) {
+				return nil
 			}
-			if err := fs.fillAhead(r, h, input, ino, h.at, limit, plus); err != nil {
-				if n > 0 {
-					return gofuse.OK
-				}
-				return r.status(err)
-			}
-			if len(h.ahead) == 0 {
-				return gofuse.OK
-			}
 		}
-		e := &h.ahead[0]
-		if !add(gofuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: e.Type, Off: e.Cookie}, &e.Attr) {
-			return gofuse.OK
+		// A full buffer saves the kernel a request. But attributes are of the moment when they
+		// were asked for: those of the first would be older than they need be.
+		if list.End || len(list.Entries) == 0 || p.plus {
+			return nil
 		}
-		h.at = e.Cookie
-		h.ahead = h.ahead[1:]
 	}
 }
 
-// fillAhead lists entries after a place. +checklocks:h.mu
-func (fs *fileSystem) fillAhead(r *request, h *dirHandle, input *gofuse.ReadIn, ino dfs.Ino, place uint64, limit int, plus bool) error {
-	cookie := place
-	if place <= afterDotDot {
-		cookie = 0
+func (p *part) put(e gofuse.DirEntry, attr *dfs.Attr) bool {
+	if !p.add(e, attr) {
+		return false
 	}
-	part, err := fs.client.ReadDir(r, fs.cred(&input.InHeader), ino, cookie, limit, plus)
-	if err != nil {
-		return err
-	}
-	h.ahead, h.at, h.end, h.parent = part.Entries, place, part.End, part.Parent
-	return nil
+	p.place = e.Off
+	p.added++
+	return true
 }

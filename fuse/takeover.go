@@ -169,7 +169,15 @@ func (fs *fileSystem) takeOver(ctx context.Context, adopted []client.Adopted, fi
 	}
 	fs.doubtNames()
 	srv.InodeNotify(gofuse.FUSE_ROOT_ID, attributesOnly, 0)
-	fs.ledger.allKnown(func(node uint64) { srv.InodeNotify(node, attributesOnly, 0) })
+	var listed []uint64
+	fs.ledger.allKnown(func(known uint64) {
+		if known&listedNode != 0 {
+			listed = append(listed, known)
+			return
+		}
+		fs.forget(known)
+	})
+	fs.forgetListings(ctx, listed)
 	for _, f := range files {
 		srv.InodeNotify(fs.node(f.Ino()), attributesOnly, 0)
 	}
@@ -185,6 +193,26 @@ func (fs *fileSystem) takeOver(ctx context.Context, adopted []client.Adopted, fi
 	fs.client.Reopen(ctx, adopted, files)
 	return fs.resend()
 }
+
+// forgetListings makes the kernel forget the listings of folders. It holds a page of one only
+// while it copies from it, but if a program has it copied to a file that it has mapped, the
+// page may wait until we serve.
+func (fs *fileSystem) forgetListings(ctx context.Context, listed []uint64) {
+	done := make(chan struct{})
+	go func() { // ends when the kernel has, which at the latest an unmount makes it
+		defer close(done)
+		for _, known := range listed {
+			fs.forget(known)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(forgetWait):
+	case <-ctx.Done():
+	}
+}
+
+const forgetWait = 2 * time.Second
 
 // resend has the kernel send again what nobody has answered.
 func (fs *fileSystem) resend() error {
