@@ -81,11 +81,13 @@ func (n *Node) applyMore(job applyJob) (entries applyJob, install *applyJob) {
 func (n *Node) applyEntries(job applyJob) error {
 	p := *n.storage.position.Load()
 	batch := n.store.Batch()
+	var changes meta.Changes
+	table := changes.Watch(batch)
 	var ready []answered
 	commit := func() error {
 		b := batch
 		batch = nil
-		if err := n.store.Commit(b, p); err != nil {
+		if err := n.commit(b, p, &changes); err != nil {
 			return err
 		}
 		n.storage.position.Store(&store.Position{Index: p.Index, Term: p.Term, Time: p.Time, ConfState: p.ConfState})
@@ -118,7 +120,7 @@ func (n *Node) applyEntries(job applyJob) error {
 		if len(e.GetData()) == 0 {
 			continue // of a new leader
 		}
-		a, latest, err := n.applyBatch(batch, e.GetData())
+		a, latest, err := n.applyBatch(table, e.GetData())
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
@@ -238,6 +240,7 @@ func (n *Node) installRows(snapshot *raftpb.Snapshot) error {
 		return errForeignSnapshot
 	}
 	n.storage.position.Store(&p)
+	n.tell(&meta.Changes{}, true)
 	n.applied.set(p.Index)
 	n.logger.Info("installed a snapshot", "index", p.Index)
 	return nil

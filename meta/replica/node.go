@@ -129,6 +129,9 @@ type Node struct {
 	use    sync.RWMutex
 	closed bool // +checklocks:use
 
+	followMu  sync.Mutex
+	followers map[*Follower]struct{} // +checklocks:followMu
+
 	mu       sync.Mutex
 	waiting  map[uint64][]*proposal // +checklocks:mu — by id of the batch
 	changed  chan struct{}          // +checklocks:mu — closed when Status changes

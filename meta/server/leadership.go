@@ -30,6 +30,7 @@ type leadership struct {
 	look     chan struct{} // something about the chunk servers may have changed
 	leases   *leaseTable
 	locks    *lockQueue
+	ledger   *ledger
 	repairs  repairs
 	reclaims reclaims
 
@@ -500,6 +501,8 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
 	l.repairs.kick = make(chan struct{}, 1)
+	l.ledger = newLedger(s.node)
+	defer l.ledger.close()
 	if err := l.takeOver(); err != nil {
 		if ctx.Err() == nil {
 			s.logger.Error("cannot take up leadership", "err", err)

@@ -70,10 +70,11 @@ func (l *leadership) rebalanceOnce(quiet *dfs.Epoch) error {
 	if err != nil || same {
 		return err
 	}
+	st := l.ledger.result()
+	repairing := st.epoch != m.Epoch || st.bytes > 0
 	r := &l.repairs
 	r.mu.Lock()
 	active := l.keepMovesLocked(m)
-	repairing := r.state.epoch != m.Epoch || r.state.bytes > 0
 	r.mu.Unlock()
 	if !repairing && active < movesMax {
 		fresh := wantedMoves(m, filled, late)
@@ -178,30 +179,28 @@ func moveOf(m *dfs.ClusterMap, pg dfs.PG, target []dfs.NodeID) *move {
 // advanceMoves finds out what is still to be made for the moves, and ends those for which all
 // is there.
 func (l *leadership) advanceMoves(m *dfs.ClusterMap) error {
-	todo := map[dfs.PG][]dfs.ChunkID{}
+	if err := l.ledger.update(l.ctx); err != nil {
+		return err
+	}
 	r := &l.repairs
 	r.mu.Lock()
 	positions := map[dfs.PG]int{}
 	for pg, mv := range r.moves {
-		todo[pg], positions[pg] = nil, mv.position
+		positions[pg] = mv.position
 	}
 	r.mu.Unlock()
-	waits := map[dfs.PG]bool{}
-	_, err := l.eachChunk(func(m *dfs.ClusterMap, c *meta.Chunk) {
-		pg := c.ID.PG(m.Buckets)
-		list, moves := todo[pg]
-		switch {
-		case !moves:
-		case c.Sealed && c.Committed > 0 && c.Live > 0:
-			todo[pg] = append(list, c.ID)
-		case !c.Sealed:
-			// It is restored when it is sealed, if the others are enough for that.
-			there := present(m, m.Home[pg], c) &^ (1 << positions[pg])
-			waits[pg] = waits[pg] || bits.OnesCount32(there) < c.ID.Layout().Data()
-		}
-	})
-	if err != nil {
-		return err
+	todo, waits := map[dfs.PG][]dfs.ChunkID{}, map[dfs.PG]bool{}
+	for pg, position := range positions {
+		todo[pg] = nil
+		l.ledger.eachOf(pg, func(id dfs.ChunkID, k kept, there uint32) {
+			switch {
+			case k.sealed && k.committed > 0 && k.live > 0:
+				todo[pg] = append(todo[pg], id)
+			case !k.sealed:
+				// It is restored when it is sealed, if the others are enough for that.
+				waits[pg] = waits[pg] || bits.OnesCount32(there&^(1<<position)) < id.Layout().Data()
+			}
+		})
 	}
 	var over []*move
 	r.mu.Lock()
@@ -316,9 +315,7 @@ func (s *Server) SetServer(ctx context.Context, req *adminpb.SetServerRequest) (
 	if l == nil {
 		return nil, s.notReady()
 	}
-	l.repairs.mu.Lock()
-	st := l.repairs.state
-	l.repairs.mu.Unlock()
+	st := l.ledger.result()
 	var m *dfs.ClusterMap
 	if err := s.read(ctx, func(v meta.View) (err error) { m, err = v.Map(); return err }); err != nil {
 		return nil, err

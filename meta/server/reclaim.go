@@ -55,6 +55,9 @@ type dying struct {
 func (l *leadership) findDead() error {
 	r := &l.reclaims
 	found := map[dfs.ChunkID]*dying{}
+	if err := l.ledger.update(l.ctx); err != nil || len(l.ledger.dead()) == 0 {
+		return err
+	}
 	err := l.s.node.Frozen(func(v meta.View) error {
 		list, err := l.dyingChunks(v)
 		if err != nil || len(list) == 0 {
@@ -80,7 +83,7 @@ func (l *leadership) findDead() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.orders == nil {
-		r.orders, r.done = map[dfs.ChunkID]*reclaim{}, map[dfs.ChunkID]uint64{}
+		r.orders = map[dfs.ChunkID]*reclaim{}
 	}
 	for id, d := range found {
 		r.orders[id] = &reclaim{end: d.chunk.Committed, live: d.spans()}
@@ -90,34 +93,38 @@ func (l *leadership) findDead() error {
 	return nil
 }
 
+// worthReclaim reports whether much of a chunk is dead, but not all.
+func worthReclaim(c *meta.Chunk) bool {
+	return c.Sealed && c.Live > 0 && deadBytes(c) >= max(reclaimMin, int64(c.Committed)/reclaimPart)
+}
+
+// deadBytes is how much of each fragment of a chunk is part of no file, with what its headers take.
+func deadBytes(c *meta.Chunk) int64 {
+	return int64(c.Committed) - dfs.FirstRecord - int64(c.Live)/int64(c.ID.Layout().Data())
+}
+
 // dyingChunks lists the chunks that it is worth to make holes in.
 func (l *leadership) dyingChunks(v meta.View) ([]*dying, error) {
 	r := &l.reclaims
 	var list []*dying
-	for after := dfs.ChunkID(0); ; {
-		page, err := v.Chunks(after, repairsPage)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.done
+	r.done = map[dfs.ChunkID]uint64{} // of what is not on the list any more it is forgotten
+	for _, id := range l.ledger.dead() {
+		c, ok, err := v.Chunk(id)
 		if err != nil {
 			return nil, err
 		}
-		r.mu.Lock()
-		for _, c := range page {
-			dead := int64(c.Committed) - dfs.FirstRecord - int64(c.Live)/int64(c.ID.Layout().Data())
-			last, again := r.done[c.ID]
-			switch {
-			case !c.Sealed || c.Live == 0 || dead < max(reclaimMin, int64(c.Committed)/reclaimPart):
-			case again && c.Live+uint64(c.Committed)*uint64(c.ID.Layout().Data())/reclaimAgain > last:
-			case r.orders[c.ID] != nil:
-			default:
-				list = append(list, &dying{chunk: c, dead: dead, live: map[uint32]uint32{}})
-			}
+		had, again := last[id]
+		if again {
+			r.done[id] = had
 		}
-		r.mu.Unlock()
-		if len(page) < repairsPage {
-			break
-		}
-		after = page[len(page)-1].ID
-		if l.ctx.Err() != nil {
-			return nil, l.ctx.Err()
+		switch {
+		case !ok || !worthReclaim(&c) || r.orders[id] != nil:
+		case again && c.Live+uint64(c.Committed)*uint64(id.Layout().Data())/reclaimAgain > had:
+		default:
+			list = append(list, &dying{chunk: c, dead: deadBytes(&c), live: map[uint32]uint32{}})
 		}
 	}
 	slices.SortFunc(list, func(a, b *dying) int { return cmp.Compare(b.dead, a.dead) })

@@ -1,9 +1,7 @@
 package server
 
 import (
-	"cmp"
 	"context"
-	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -18,44 +16,22 @@ const DefaultRepairAfter = 10 * time.Minute
 
 // Times and bounds of repair.
 const (
-	repairsBusy  = 2 * time.Second // between looks at all chunks, while something is missing
-	repairsIdle  = time.Minute     // else
+	repairsEvery = 2 * time.Second // between looks at what has changed
 	repairsPage  = 4096            // chunks read at once
 	repairsAsked = 32              // fragments that a server is given to make at once
 	rateOver     = 10 * time.Second
 )
 
-// repairs is what of the chunks is missing somewhere, as of the last look. What is there
-// the masters know from commits and from the servers (meta.SetPresent); the servers make
-// what is missing and ask for it themselves.
+// repairs is how what is missing comes to be made. What is there the masters know from
+// commits and from the servers (meta.SetPresent), what is missing the ledger; the servers make
+// it and ask for it themselves.
 type repairs struct {
 	kick chan struct{} // look at once
 
 	mu    sync.Mutex
-	tasks map[dfs.NodeID][]danger  // +checklocks:mu — fragments to make by server, the most endangered first
-	state repairState              // +checklocks:mu
-	lacks uint64                   // +checklocks:mu — how often servers have told of losses
 	moves map[dfs.PG]*move         // +checklocks:mu
 	done  []progress               // +checklocks:mu — what was made lately
 	away  map[dfs.NodeID]time.Time // +checklocks:mu — servers that are down, since when at the latest
-}
-
-// danger is a fragment that is missing.
-type danger struct {
-	chunk dfs.ChunkID
-	spare int // fragments more than it takes to read the chunk; negative: it cannot be read
-	bytes uint32
-}
-
-// repairState is the result of a look at all chunks.
-type repairState struct {
-	epoch    dfs.Epoch // of the map that it is by; 0: it is not known to be so any more
-	chunks   uint64    // that lack something
-	critical uint64    // of them: that the next loss makes unreadable
-	lost     uint64    // of them: that cannot be read now
-	waiting  uint64    // fragments whose server is down, or that have none
-	bytes    uint64    // to be made now
-	pinned   map[dfs.PG]bool
 }
 
 // progress is bytes that were made at a time.
@@ -64,65 +40,21 @@ type progress struct {
 	bytes uint64
 }
 
-// findRepairs looks at all chunks whenever something may be missing.
+// findRepairs looks at what has changed of the chunks.
 func (l *leadership) findRepairs() {
-	r := &l.repairs
 	for {
-		err := l.lookForRepairs()
-		l.log("cannot look for what is to be repaired", err)
-		r.mu.Lock()
-		wait := repairsIdle
-		if r.state.chunks > 0 || err != nil {
-			wait = repairsBusy
-		}
-		r.mu.Unlock()
-		t := time.NewTimer(wait)
+		l.log("cannot look for what is to be repaired", l.ledger.update(l.ctx))
+		t := time.NewTimer(repairsEvery)
 		select {
 		case <-t.C:
-		case <-r.kick:
+		case <-l.repairs.kick:
 			t.Stop()
-			if !pause(l.ctx, repairsBusy/10) {
+			if !pause(l.ctx, repairsEvery/10) {
 				return
 			}
 		case <-l.ctx.Done():
 			t.Stop()
 			return
-		}
-	}
-}
-
-// eachChunk calls fn for all chunks.
-func (l *leadership) eachChunk(fn func(m *dfs.ClusterMap, c *meta.Chunk)) (*dfs.ClusterMap, error) {
-	var m *dfs.ClusterMap
-	for after := dfs.ChunkID(0); ; {
-		var page []meta.Chunk
-		var now *dfs.ClusterMap
-		err := l.s.node.LocalRead(func(v meta.View) (err error) {
-			epoch, err := v.Epoch()
-			if err != nil {
-				return err
-			}
-			if now = m; now == nil || now.Epoch != epoch {
-				if now, err = v.Map(); err != nil {
-					return err
-				}
-			}
-			page, err = v.Chunks(after, repairsPage)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		m = now
-		for i := range page {
-			fn(m, &page[i])
-		}
-		if len(page) < repairsPage {
-			return m, l.ctx.Err()
-		}
-		after = page[len(page)-1].ID
-		if !pause(l.ctx, time.Millisecond) {
-			return nil, l.ctx.Err()
 		}
 	}
 }
@@ -133,81 +65,8 @@ func serves(m *dfs.ClusterMap, id dfs.NodeID) bool {
 	return s != nil && (s.State == dfs.ServerUp || s.State == dfs.ServerDrain)
 }
 
-// present is which positions have their fragment on a server that can be read.
-func present(m *dfs.ClusterMap, home []dfs.NodeID, c *meta.Chunk) (there uint32) {
-	for i, id := range home {
-		if c.Present>>i&1 == 1 && serves(m, id) {
-			there |= 1 << i
-		}
-	}
-	return there
-}
-
-func (l *leadership) lookForRepairs() error {
-	tasks := map[dfs.NodeID][]danger{}
-	st := repairState{pinned: map[dfs.PG]bool{}}
-	l.repairs.mu.Lock()
-	lacks := l.repairs.lacks
-	l.repairs.mu.Unlock()
-	m, err := l.eachChunk(func(m *dfs.ClusterMap, c *meta.Chunk) {
-		home := m.Home[c.ID.PG(m.Buckets)]
-		there := present(m, home, c)
-		layout := c.ID.Layout()
-		have := bits.OnesCount32(there)
-		if have == layout.Width() {
-			return
-		}
-		if c.Committed == 0 || c.Live == 0 {
-			// Nothing of it is part of a file, but something may have been synced and not told.
-			if !c.Sealed && have < layout.Data() {
-				st.pinned[c.ID.PG(m.Buckets)] = true
-			}
-			return
-		}
-		st.chunks++
-		spare := have - layout.Data()
-		switch {
-		case spare < 0:
-			st.lost++
-			// What a server that is away has of it may be all that there is.
-			st.pinned[c.ID.PG(m.Buckets)] = true
-		case spare == 0:
-			st.critical++
-		}
-		for i, id := range home {
-			switch {
-			case there>>i&1 == 1:
-			case id == 0 || !serves(m, id):
-				st.waiting++
-			case c.Sealed:
-				tasks[id] = append(tasks[id], danger{c.ID, spare, c.Committed})
-				st.bytes += uint64(c.Committed)
-			}
-		}
-	})
-	if err != nil {
-		return err
-	}
-	if m != nil {
-		st.epoch = m.Epoch
-	}
-	for _, list := range tasks {
-		slices.SortFunc(list, func(a, b danger) int {
-			return cmp.Or(cmp.Compare(a.spare, b.spare), cmp.Compare(a.chunk, b.chunk))
-		})
-	}
-	r := &l.repairs
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.lacks != lacks {
-		st.epoch = 0 // something was lost meanwhile
-	}
-	r.tasks, r.state = tasks, st
-	return nil
-}
-
-// figures are what is missing, and how many bytes a second were made lately.
-func (r *repairs) figures() (st repairState, rate uint64) {
+// rate is how many bytes a second were made lately.
+func (r *repairs) rate() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	since := time.Now().Add(-rateOver)
@@ -216,39 +75,16 @@ func (r *repairs) figures() (st repairState, rate uint64) {
 	for _, p := range r.done {
 		sum += p.bytes
 	}
-	return r.state, sum / uint64(rateOver/time.Second)
+	return sum / uint64(rateOver/time.Second)
 }
 
 // made takes fragments off the list.
-func (r *repairs) made(server dfs.NodeID, chunks []uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	done := make(map[dfs.ChunkID]bool, len(chunks))
-	for _, c := range chunks {
-		done[dfs.ChunkID(c)] = true
+func (l *leadership) made(server dfs.NodeID, chunks []uint64) {
+	if bytes := l.ledger.made(server, chunks); bytes > 0 {
+		l.repairs.mu.Lock()
+		defer l.repairs.mu.Unlock()
+		l.repairs.done = append(l.repairs.done, progress{time.Now(), bytes})
 	}
-	bytes := uint64(0)
-	r.tasks[server] = slices.DeleteFunc(r.tasks[server], func(d danger) bool {
-		if done[d.chunk] {
-			bytes += uint64(d.bytes)
-		}
-		return done[d.chunk]
-	})
-	if bytes > 0 {
-		r.state.bytes -= min(r.state.bytes, bytes)
-		r.done = append(r.done, progress{time.Now(), bytes})
-	}
-}
-
-// next is what a server should make, as far as is known.
-func (r *repairs) next(server dfs.NodeID) []dfs.ChunkID {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var list []dfs.ChunkID
-	for _, d := range r.tasks[server][:min(len(r.tasks[server]), repairsAsked)] {
-		list = append(list, d.chunk)
-	}
-	return list
 }
 
 // noteAway notes which servers are down.
@@ -274,10 +110,8 @@ func (l *leadership) noteAway(m *dfs.ClusterMap) {
 // not known what would be lost, or all that helps is that the server comes back.
 func (l *leadership) leaves(m *dfs.ClusterMap) func(dfs.PG, dfs.NodeID) bool {
 	late := l.absent()
-	r := &l.repairs
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	known, pinned := r.state.epoch == m.Epoch, r.state.pinned
+	st := l.ledger.result()
+	known, pinned := st.epoch == m.Epoch, st.pinned
 	return func(pg dfs.PG, id dfs.NodeID) bool { return known && late[id] && !pinned[pg] }
 }
 
@@ -323,7 +157,7 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 		return nil, s.failure(err)
 	}
 	out := &metapb.RepairsReply{}
-	wanted := l.repairs.next(server)
+	wanted := l.ledger.next(server)
 	moving := l.repairs.moving(server, repairsAsked-len(wanted))
 	if len(wanted)+len(moving)+len(req.Reclaimed) == 0 && l.reclaims.none() {
 		return out, nil
@@ -359,7 +193,7 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 		}
 		return nil
 	})
-	l.repairs.made(server, moot)
+	l.made(server, moot)
 	return out, err
 }
 
@@ -378,12 +212,9 @@ func (l *leadership) takeReport(ctx context.Context, server dfs.NodeID, req *met
 	if _, err := l.s.propose(ctx, op); err != nil {
 		return err
 	}
-	l.repairs.made(server, req.Have)
+	l.made(server, req.Have)
 	if len(req.Lack) > 0 {
-		l.repairs.mu.Lock()
-		l.repairs.lacks++
-		l.repairs.state.epoch = 0 // it is not so any more
-		l.repairs.mu.Unlock()
+		l.ledger.lost()
 		kick(l.repairs.kick)
 	}
 	return nil

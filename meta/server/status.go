@@ -179,7 +179,7 @@ func (l *leadership) addSessions(out *adminpb.StatusReply, snap *snapshot) {
 }
 
 func (l *leadership) addRepair(out *adminpb.StatusReply) {
-	st, rate := l.repairs.figures()
+	st, rate := l.ledger.result(), l.repairs.rate()
 	out.Repair = &adminpb.Repair{Chunks: st.chunks, Critical: st.critical, Lost: st.lost, Waiting: st.waiting, Bytes: st.bytes, BytesPerSecond: rate, Epoch: uint64(st.epoch)}
 }
 
