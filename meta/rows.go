@@ -383,18 +383,47 @@ type cluster struct {
 	id      dfs.ClusterID
 	buckets uint32
 	epoch   dfs.Epoch
+	level   uint32 // of the state, see Level
+	program string // version that raised it
 }
 
+// levelVersion is the version of the cluster's row from level 2 on. It begins with the
+// level and the program, whatever comes behind them at later levels.
+const levelVersion = 2
+
 func (c *cluster) encode(b []byte) []byte {
-	b = append(b, rowVersion)
+	if c.level > 1 {
+		b = append(b, levelVersion)
+		b = binary.AppendUvarint(b, uint64(c.level))
+		b = appendString(b, c.program)
+	} else {
+		b = append(b, rowVersion)
+	}
 	b = binary.BigEndian.AppendUint64(b, uint64(c.id))
 	b = binary.AppendUvarint(b, uint64(c.buckets))
 	return binary.AppendUvarint(b, uint64(c.epoch))
 }
 
+// clusterLevel reads the beginning of the cluster's row, and answers the rest.
+func clusterLevel(b []byte) (level uint32, program string, rest decoder) {
+	if len(b) == 0 || b[0] != levelVersion {
+		return 1, "", decode("cluster", b)
+	}
+	d := decoder{b: b[1:], what: "cluster"}
+	if level, program = d.uvarint32(), d.string(hostMax); d.err == nil && level < 2 {
+		d.fail(fmt.Errorf("level %d", level))
+	}
+	return level, program, d
+}
+
 func decodeCluster(b []byte) (cluster, error) {
-	d := decode("cluster", b)
-	c := cluster{id: dfs.ClusterID(d.fixed64()), buckets: d.uvarint32(), epoch: dfs.Epoch(d.uvarint())}
+	var c cluster
+	var d decoder
+	c.level, c.program, d = clusterLevel(b)
+	if d.err == nil && c.level > Level {
+		return cluster{}, &NewerError{Level: c.level, Program: c.program, Knows: Level}
+	}
+	c.id, c.buckets, c.epoch = dfs.ClusterID(d.fixed64()), d.uvarint32(), dfs.Epoch(d.uvarint())
 	if d.err == nil && (c.buckets == 0 || c.buckets > bucketsMax) {
 		d.fail(fmt.Errorf("%d buckets", c.buckets))
 	}

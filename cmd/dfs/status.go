@@ -27,6 +27,7 @@ type statusView struct {
 	Quorum   bool          `json:"quorum"`
 	Epoch    uint64        `json:"epoch"`
 	Version  string        `json:"version"`
+	Level    uint32        `json:"level"` // format level of the metadata
 	Capacity capacityView  `json:"capacity"`
 	Inodes   uint64        `json:"inodes"`
 	Orphans  uint64        `json:"orphans"`
@@ -175,7 +176,7 @@ func (g *global) fetchStatus(ctx context.Context) (statusView, error) {
 func viewOf(r *adminpb.StatusReply) statusView {
 	v := statusView{
 		Schema: "dfs.status/v1", Cluster: dfs.ClusterID(r.Cluster).String(), Health: r.Health,
-		Leader: r.Leader, Term: r.Term, Commit: r.Commit, Quorum: r.Quorum, Epoch: r.Epoch, Version: r.Version,
+		Leader: r.Leader, Term: r.Term, Commit: r.Commit, Quorum: r.Quorum, Epoch: r.Epoch, Version: r.Version, Level: r.Level,
 		Capacity: capacityView{Total: r.TotalBytes, Used: r.UsedBytes, Free: r.FreeBytes},
 		Inodes:   r.Inodes, Orphans: r.Orphans, Chunks: r.Chunks,
 		Reasons: []reasonView{}, Masters: []masterView{}, Servers: []serverView{}, Groups: []groupView{}, Sessions: []sessionView{},

@@ -91,6 +91,12 @@ func (n *Node) applyEntries(job applyJob) error {
 			return err
 		}
 		n.storage.position.Store(&store.Position{Index: p.Index, Term: p.Term, Time: p.Time, ConfState: p.ConfState})
+		if n.raised {
+			n.raised = false
+			if err := n.readLevel(); err != nil {
+				return err
+			}
+		}
 		n.applied.set(p.Index)
 		for _, a := range ready {
 			n.answer(a.id, a.replies)
@@ -138,7 +144,7 @@ func (n *Node) applyEntries(job applyJob) error {
 var errImpossible = errors.New("the state is impossible")
 
 func (n *Node) applyBatch(t meta.Table, data []byte) (a answered, latest dfs.Time, err error) {
-	id, commands, err := decodeBatch(data)
+	id, commands, err := decodeBatch(data, n.cfg.Level)
 	if err != nil {
 		return answered{}, dfs.Time{}, err
 	}
@@ -155,6 +161,9 @@ func (n *Node) applyBatch(t meta.Table, data []byte) (a answered, latest dfs.Tim
 			return answered{}, dfs.Time{}, fmt.Errorf("%T: %w", c.Op, err)
 		}
 		latest = later(latest, c.Time)
+		if _, ok := c.Op.(*meta.SetLevel); ok {
+			n.raised = true
+		}
 	}
 	return a, latest, nil
 }
@@ -238,6 +247,9 @@ func (n *Node) installRows(snapshot *raftpb.Snapshot) error {
 	}
 	if !isAt(p, snapshot) {
 		return errForeignSnapshot
+	}
+	if err := n.readLevel(); err != nil {
+		return err
 	}
 	n.storage.position.Store(&p)
 	n.tell(&meta.Changes{}, true)

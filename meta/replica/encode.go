@@ -10,13 +10,11 @@ import (
 	"dfs/proto/logpb"
 )
 
-// batchVersion is the format of a Raft entry's data. An entry of a later version
-// stops the master with a clear error: a newer program wrote it.
-const batchVersion = 1
-
-// encodeBatch makes the data of a Raft entry.
+// encodeBatch makes the data of a Raft entry. Its version is the highest level of its
+// commands: a master that does not know that level stops with a clear error, instead of
+// passing over what it cannot see.
 func encodeBatch(id uint64, commands []meta.Command) ([]byte, error) {
-	b := &logpb.Batch{Version: batchVersion, Id: id, Commands: make([]*logpb.Command, len(commands))}
+	b := &logpb.Batch{Version: levelOf(commands), Id: id, Commands: make([]*logpb.Command, len(commands))}
 	for i := range commands {
 		c, err := commandToProto(&commands[i])
 		if err != nil {
@@ -27,14 +25,23 @@ func encodeBatch(id uint64, commands []meta.Command) ([]byte, error) {
 	return proto.Marshal(b)
 }
 
-// decodeBatch reads the data of a Raft entry.
-func decodeBatch(data []byte) (id uint64, commands []meta.Command, err error) {
+// levelOf is the highest level of commands.
+func levelOf(commands []meta.Command) uint32 {
+	level := uint32(1)
+	for i := range commands {
+		level = max(level, meta.LevelOf(commands[i].Op))
+	}
+	return level
+}
+
+// decodeBatch reads the data of a Raft entry, up to a level that is understood.
+func decodeBatch(data []byte, level uint32) (id uint64, commands []meta.Command, err error) {
 	var b logpb.Batch
 	if err := proto.Unmarshal(data, &b); err != nil {
 		return 0, nil, fmt.Errorf("raft entry: %w", err)
 	}
-	if b.Version != batchVersion {
-		return 0, nil, fmt.Errorf("raft entry has format version %d, this program knows %d: use the version of dfs that wrote it", b.Version, batchVersion)
+	if b.Version == 0 || b.Version > level {
+		return 0, nil, fmt.Errorf("raft entry has format version %d, this program knows %d: use the version of dfs that wrote it", b.Version, level)
 	}
 	commands = make([]meta.Command, len(b.Commands))
 	for i, c := range b.Commands {
@@ -247,6 +254,8 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_PutMaster{PutMaster: &logpb.PutMaster{Id: uint64(op.ID), Name: op.Name, Addr: op.Addr}}
 	case *meta.RemoveMaster:
 		p.Op = &logpb.Command_RemoveMaster{RemoveMaster: &logpb.RemoveMaster{Id: uint64(op.ID)}}
+	case *meta.SetLevel:
+		p.Op = &logpb.Command_SetLevel{SetLevel: &logpb.SetLevel{Level: op.Level, Program: op.Program}}
 	default:
 		return nil, fmt.Errorf("the log has no form for %T", c.Op)
 	}
@@ -321,6 +330,8 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.PutMaster{ID: dfs.NodeID(op.PutMaster.Id), Name: op.PutMaster.Name, Addr: op.PutMaster.Addr}
 	case *logpb.Command_RemoveMaster:
 		c.Op = &meta.RemoveMaster{ID: dfs.NodeID(op.RemoveMaster.Id)}
+	case *logpb.Command_SetLevel:
+		c.Op = &meta.SetLevel{Level: op.SetLevel.Level, Program: op.SetLevel.Program}
 	default:
 		return meta.Command{}, fmt.Errorf("the log holds an operation that this program does not know: a newer version of dfs wrote it")
 	}

@@ -14,7 +14,7 @@ var operations = []meta.Op{
 	&meta.Create{}, &meta.Link{}, &meta.Unlink{}, &meta.Rmdir{}, &meta.Rename{}, &meta.SetAttr{}, &meta.SetXattr{}, &meta.RemoveXattr{},
 	&meta.Commit{}, &meta.SetPolicy{}, &meta.GrantIDs{}, &meta.OpenSession{}, &meta.CloseSession{}, &meta.Reap{}, &meta.DropChunks{}, &meta.Replay{},
 	&meta.Access{}, &meta.SetPresent{}, &meta.Fallocate{}, &meta.CopyRange{},
-	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{},
+	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{}, &meta.SetLevel{},
 }
 
 // fill sets each field to a value of its own, so that one which is forgotten or
@@ -64,7 +64,7 @@ func TestEveryFieldOfEveryOperationIsInTheLog(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%T: %v", op, err)
 			}
-			id, got, err := decodeBatch(b)
+			id, got, err := decodeBatch(b, 1<<31)
 			if err != nil || id != 11 || len(got) != 1 {
 				t.Fatalf("%T: id %d, %d commands, %v", op, id, len(got), err)
 			}
@@ -76,7 +76,21 @@ func TestEveryFieldOfEveryOperationIsInTheLog(t *testing.T) {
 }
 
 func TestLaterFormatIsRefused(t *testing.T) {
-	if _, _, err := decodeBatch([]byte{8, 2}); err == nil {
-		t.Fatal("version 2 was taken")
+	for _, version := range []byte{0, 3} {
+		if _, _, err := decodeBatch([]byte{8, version}, 2); err == nil {
+			t.Fatalf("version %d was taken", version)
+		}
+	}
+	for level, op := range map[uint32]meta.Op{1: &meta.RemoveMaster{}, 3: &meta.SetLevel{Level: 3}} {
+		b, err := encodeBatch(1, []meta.Command{{Op: &meta.Reap{}}, {Op: op}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := decodeBatch(b, level); err != nil {
+			t.Errorf("level %d: %v", level, err)
+		}
+		if _, _, err := decodeBatch(b, level-1); err == nil {
+			t.Errorf("a batch of level %d was taken below it", level)
+		}
 	}
 }

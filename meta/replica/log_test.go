@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"dfs/internal/disk"
+	"dfs/meta"
 )
 
 const testSegment = 16 << 10
@@ -247,6 +248,6 @@ func FuzzDecodeBatch(f *testing.F) {
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _, _ = decodeBatch(b) // must not panic
+		_, _, _ = decodeBatch(b, meta.Level) // must not panic
 	})
 }

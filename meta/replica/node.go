@@ -74,6 +74,7 @@ type Config struct {
 	Transport    Transport     // nil: a group of one
 	Logger       *slog.Logger  // nil: none
 	Tick         time.Duration // 0: DefaultTick
+	Level        uint32        // of commands and rows that it understands; 0: meta.Level
 	Clock        clock.Clock   // of leases; nil: the machine's
 	SegmentBytes int64         // of the log's files; 0: SegmentBytes
 
@@ -122,7 +123,9 @@ type Node struct {
 	lease     atomic.Pointer[lease]
 	status    atomic.Pointer[Status]
 	applied   waterline
-	incoming  sync.Mutex // one snapshot comes in at a time
+	level     atomic.Uint32 // of the rows
+	raised    bool          // of the applier: the level changes with the batch at hand
+	incoming  sync.Mutex    // one snapshot comes in at a time
 	compactAt compaction
 
 	// use is held shared by who uses the store from outside, and to close it.
@@ -157,6 +160,9 @@ func Start(cfg Config) (*Node, error) {
 	if cfg.SegmentBytes == 0 {
 		cfg.SegmentBytes = SegmentBytes
 	}
+	if cfg.Level == 0 {
+		cfg.Level = meta.Level
+	}
 	if cfg.apply == nil {
 		cfg.apply = meta.Apply
 	}
@@ -184,6 +190,9 @@ func Start(cfg Config) (*Node, error) {
 
 // open brings store, log and raft together.
 func (n *Node) open() error {
+	if err := n.readLevel(); err != nil {
+		return fmt.Errorf("%s: %w", n.cfg.Dir, err)
+	}
 	p := n.store.Position()
 	if n.cfg.Bootstrap {
 		if p.Index != 0 {

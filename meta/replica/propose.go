@@ -31,7 +31,7 @@ func (p *proposal) finish(replies []meta.Reply, err error) {
 }
 
 // Propose makes one change and waits until it is applied here. The error is a
-// *NotLeaderError, or says that the outcome is not known: then the same command,
+// *NotLeaderError, a *meta.LevelError, or says that the outcome is not known: then the same command,
 // with the same session and sequence, may be proposed again, anywhere.
 func (n *Node) Propose(ctx context.Context, c meta.Command) (meta.Reply, error) {
 	replies, err := n.ProposeAll(ctx, []meta.Command{c})
@@ -48,6 +48,9 @@ func (n *Node) ProposeAll(ctx context.Context, commands []meta.Command) ([]meta.
 	}
 	if s := n.Status(); !s.Leading {
 		return nil, &NotLeaderError{Leader: s.Leader}
+	}
+	if err := n.permitted(commands); err != nil {
+		return nil, err
 	}
 	p := &proposal{commands: commands, bytes: weight(commands), done: make(chan struct{})}
 	select {

@@ -89,7 +89,7 @@ func (n *Node) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, fill func
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	// Once raft has taken the message there is no way back.
-	p, err := n.store.IncomingPosition()
+	p, err := n.store.IncomingPosition(n.readable)
 	if err == nil && !isAt(p, m.GetSnapshot()) {
 		err = errForeignSnapshot
 	}

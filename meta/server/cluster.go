@@ -45,7 +45,7 @@ func (s *Server) Hello(context.Context, *metapb.HelloRequest) (*metapb.HelloRepl
 	out := &metapb.HelloReply{
 		Cluster: s.cluster.Load(), Node: uint64(s.id.Node), Name: s.cfg.Name, Version: s.cfg.Version,
 		Leader: uint64(st.Leader), LeaderAddr: s.transport.addrOf(st.Leader), Term: st.Term, Leading: st.Leading,
-		Gossip: s.gossipAddrs(),
+		Gossip: s.gossipAddrs(), Level: s.cfg.Level,
 	}
 	err := s.node.LocalRead(func(v meta.View) error {
 		masters, err := v.Masters()
@@ -437,9 +437,6 @@ func (s *Server) ReportChunks(ctx context.Context, req *metapb.ReportChunksReque
 
 // JoinMaster makes an empty master a member.
 func (s *Server) JoinMaster(ctx context.Context, req *metapb.JoinMasterRequest) (*metapb.JoinMasterReply, error) {
-	if s.leading.Load() == nil {
-		return nil, s.notReady()
-	}
 	if err := s.sameCluster(req.Cluster, "master "+req.Name); err != nil {
 		return nil, err
 	}
@@ -455,14 +452,24 @@ func (s *Server) JoinMaster(ctx context.Context, req *metapb.JoinMasterRequest) 
 			return nil, status.Errorf(codes.PermissionDenied, "master %s (%v) was removed from the cluster: stop it, or start it with an empty folder to add it again", m.Name, m.ID)
 		}
 	}
-	if err := s.addMaster(ctx, m); err != nil {
+	if err := s.addMaster(ctx, m, program{req.Level, req.Version}); err != nil {
 		return nil, err
 	}
 	return &metapb.JoinMasterReply{Cluster: s.cluster.Load(), Gossip: s.gossipAddrs()}, nil
 }
 
 // addMaster writes a master down and makes it a learner. A member keeps what it is.
-func (s *Server) addMaster(ctx context.Context, m meta.Master) error {
+func (s *Server) addMaster(ctx context.Context, m meta.Master, p program) error {
+	l := s.leading.Load()
+	if l == nil {
+		return s.notReady()
+	}
+	// Whoever becomes a member counts for the level from here on.
+	l.levelMu.Lock()
+	defer l.levelMu.Unlock()
+	if err := s.admits(m, p); err != nil {
+		return err
+	}
 	if m.ID == 0 || m.Name == "" || m.Addr == "" || len(m.Name) > dfs.NameMax || len(m.Addr) > dfs.NameMax {
 		return status.Error(codes.InvalidArgument, "a master needs an id, a name and an address")
 	}
@@ -567,6 +574,7 @@ func (s *Server) join(masters *rpc.Masters) error {
 	err := masters.Call(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
 		reply, err = metapb.NewClusterClient(conn).JoinMaster(ctx, &metapb.JoinMasterRequest{
 			Id: uint64(s.id.Node), Name: s.cfg.Name, Addr: s.addr, Cluster: s.cluster.Load(),
+			Level: s.cfg.Level, Version: s.cfg.Version,
 		})
 		return err
 	})

@@ -44,6 +44,8 @@ type leadership struct {
 
 	probes singleflight.Group // of servers that were reported
 
+	levelMu sync.Mutex // held while a master is added or the level is raised, over proposals, which are bounded
+
 	mapMu sync.Mutex // one change of the map at a time; held over proposals, which are bounded
 }
 
@@ -512,7 +514,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	s.leading.Store(l)
 	s.logger.Info("leading", "term", term)
-	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.findRepairs, l.rebalance, l.reclaimDead} {
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.raiseLevel, l.findRepairs, l.rebalance, l.reclaimDead} {
 		l.wg.Go(duty)
 	}
 	<-ctx.Done()
@@ -545,6 +547,9 @@ func (l *leadership) takeOver() error {
 	}
 	if !bootstrapped {
 		if err := s.carry(l.ctx, &meta.Bootstrap{Cluster: s.clusterID(), Buckets: s.cfg.Buckets}); err != nil {
+			return err
+		}
+		if err := l.raiseOnce(l.ctx); err != nil { // nobody else is a member yet
 			return err
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"dfs"
 	"dfs/gossip"
@@ -67,6 +69,7 @@ type Config struct {
 
 	ReclaimEvery time.Duration // between looks for dead bytes; 0: 10 min
 	RepairAfter  time.Duration // a server that is down for so long is replaced; 0: 10 min
+	Level        uint32        // format level that it understands; 0: meta.Level
 }
 
 // Server is a running master.
@@ -133,6 +136,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.RepairAfter == 0 {
 		cfg.RepairAfter = DefaultRepairAfter
 	}
+	if cfg.Level == 0 {
+		cfg.Level = meta.Level
+	}
 	s := &Server{cfg: cfg, logger: cfg.Logger, done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.start(); err != nil {
@@ -165,6 +171,7 @@ func (s *Server) start() (err error) {
 	s.transport = newTransport(s)
 	if s.node, err = replica.Start(replica.Config{
 		ID: s.id.Node, Dir: s.cfg.Dir, FS: s.cfg.FS, Bootstrap: s.cfg.Bootstrap, Transport: s.transport, Logger: s.logger, Tick: s.cfg.Tick, Clock: s.cfg.Clock,
+		Level: s.cfg.Level,
 	}); err != nil {
 		return err
 	}
@@ -380,12 +387,15 @@ func (s *Server) carry(ctx context.Context, op meta.Op) error {
 // or to try again.
 func (s *Server) failure(err error) error {
 	var other *replica.NotLeaderError
+	var level *meta.LevelError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &other):
 		s.metrics.refused.WithLabelValues("not_leader").Inc()
 		return rpc.NotLeader(other.Leader, s.transport.addrOf(other.Leader))
+	case errors.As(err, &level):
+		return status.Error(codes.Unimplemented, level.Error())
 	case errors.Is(err, replica.ErrUnknown), errors.Is(err, replica.ErrBusy), errors.Is(err, replica.ErrStopped):
 		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return rpc.Unavailable("%v", err)

@@ -72,6 +72,7 @@ func (s *Server) Status(ctx context.Context, _ *adminpb.StatusRequest) (*adminpb
 	out := &adminpb.StatusReply{
 		Cluster: uint64(snap.m.Cluster), Leader: s.cfg.Name, Term: l.term, Commit: commit, Epoch: uint64(snap.m.Epoch), Version: s.cfg.Version,
 		Inodes: snap.counters.Inodes, Chunks: snap.counters.Chunks, Orphans: snap.counters.Orphans, Quorum: true,
+		Level: s.node.Level(),
 	}
 	members := map[dfs.NodeID]gossip.Member{}
 	if g := s.gossipNode(); g != nil {
@@ -375,7 +376,7 @@ func (s *Server) AddMaster(ctx context.Context, req *adminpb.AddMasterRequest) (
 	if err := s.sameCluster(hello.Cluster, "master "+hello.Name); err != nil {
 		return nil, err
 	}
-	return &adminpb.AddMasterReply{Name: hello.Name}, s.addMaster(ctx, meta.Master{ID: dfs.NodeID(hello.Node), Name: hello.Name, Addr: req.Addr})
+	return &adminpb.AddMasterReply{Name: hello.Name}, s.addMaster(ctx, meta.Master{ID: dfs.NodeID(hello.Node), Name: hello.Name, Addr: req.Addr}, program{hello.Level, hello.Version})
 }
 
 // masterByName finds a master.

@@ -38,6 +38,8 @@ const (
 const (
 	fromKey = "dfs-raft-node"
 	addrKey = "dfs-raft-addr"
+	// And which format level he understands; who does not say knows level 1.
+	levelKey = "dfs-raft-level"
 )
 
 // transport carries Raft's messages: one stream to each master, in order, and
@@ -52,8 +54,9 @@ type transport struct {
 	dropped atomic.Int64 // batches that a full queue did not take
 
 	mu    sync.Mutex
-	addrs map[dfs.NodeID]string // +checklocks:mu
-	peers map[dfs.NodeID]*peer  // +checklocks:mu
+	addrs map[dfs.NodeID]string  // +checklocks:mu
+	peers map[dfs.NodeID]*peer   // +checklocks:mu
+	heard map[dfs.NodeID]*uint32 // +checklocks:mu — levels of those whose messages come in now
 }
 
 var _ replica.Transport = (*transport)(nil)
@@ -90,7 +93,7 @@ func (p *peer) now(messages []*replica.Message) (left []*replica.Message) {
 }
 
 func newTransport(s *Server) *transport {
-	t := &transport{s: s, ready: make(chan struct{}), addrs: map[dfs.NodeID]string{}, peers: map[dfs.NodeID]*peer{}}
+	t := &transport{s: s, ready: make(chan struct{}), addrs: map[dfs.NodeID]string{}, peers: map[dfs.NodeID]*peer{}, heard: map[dfs.NodeID]*uint32{}}
 	t.ctx, t.cancel = context.WithCancel(s.ctx)
 	return t
 }
@@ -300,7 +303,8 @@ func (p *peer) send(out metapb.Raft_MessagesClient, messages []*replica.Message)
 }
 
 func (t *transport) signed(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, fromKey, strconv.FormatUint(uint64(t.s.id.Node), 16), addrKey, t.s.addr)
+	return metadata.AppendToOutgoingContext(ctx, fromKey, strconv.FormatUint(uint64(t.s.id.Node), 16), addrKey, t.s.addr,
+		levelKey, strconv.FormatUint(uint64(t.s.cfg.Level), 10))
 }
 
 // hear learns from a stream's metadata who sends.
@@ -315,9 +319,51 @@ func (t *transport) hear(ctx context.Context) {
 	}
 }
 
+// levels notes which level the sender of a stream understands, until forget. A program
+// that takes another's place begins a stream of its own.
+func (t *transport) levels(ctx context.Context) (forget func()) {
+	var from, level uint64 = 0, 1
+	if v := metadata.ValueFromIncomingContext(ctx, fromKey); len(v) == 1 {
+		from, _ = strconv.ParseUint(v[0], 16, 64) // 0 is nobody
+	}
+	if v := metadata.ValueFromIncomingContext(ctx, levelKey); len(v) == 1 {
+		if n, err := strconv.ParseUint(v[0], 10, 32); err == nil {
+			level = n
+		}
+	}
+	id, mine := dfs.NodeID(from), uint32(level)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.heard[id]; known || len(t.heard) < peersMax {
+		t.heard[id] = &mine
+	}
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.heard[id] == &mine {
+			delete(t.heard, id)
+		}
+	}
+}
+
+// levelOf is which level a master understands, as it says itself; 0 while it is not
+// heard.
+func (t *transport) levelOf(id dfs.NodeID) uint32 {
+	if id == t.s.id.Node {
+		return t.s.cfg.Level
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if level := t.heard[id]; level != nil {
+		return *level
+	}
+	return 0
+}
+
 // Messages takes another master's messages.
 func (s *Server) Messages(in metapb.Raft_MessagesServer) error {
 	s.transport.hear(in.Context())
+	defer s.transport.levels(in.Context())()
 	for {
 		m, err := in.Recv()
 		if err != nil {

@@ -277,8 +277,8 @@ func (s *Store) Incoming() (string, error) {
 }
 
 // IncomingPosition is where the checkpoint in the Incoming folder is; an error when
-// it cannot be opened. Nothing is changed.
-func (s *Store) IncomingPosition() (p Position, err error) {
+// it cannot be opened or check refuses its rows. Nothing is changed.
+func (s *Store) IncomingPosition(check func(meta.Reader) error) (p Position, err error) {
 	dir := filepath.Join(s.dir, incomingDir)
 	db, err := pebble.Open(dir, &pebble.Options{
 		ReadOnly: true, ErrorIfNotExists: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{s.logger},
@@ -287,6 +287,11 @@ func (s *Store) IncomingPosition() (p Position, err error) {
 		return Position{}, fmt.Errorf("a snapshot cannot be opened: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	r := reader{src: db}
+	defer r.close()
+	if err := check(&r); err != nil {
+		return Position{}, err
+	}
 	return readPosition(db)
 }
 

@@ -353,6 +353,7 @@ type StatusReply struct {
 	Version       string                 `protobuf:"bytes,18,opt,name=version,proto3" json:"version,omitempty"`
 	Quorum        bool                   `protobuf:"varint,19,opt,name=quorum,proto3" json:"quorum,omitempty"`
 	Repair        *Repair                `protobuf:"bytes,20,opt,name=repair,proto3" json:"repair,omitempty"`
+	Level         uint32                 `protobuf:"varint,21,opt,name=level,proto3" json:"level,omitempty"` // format level of the metadata
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -525,6 +526,13 @@ func (x *StatusReply) GetRepair() *Repair {
 		return x.Repair
 	}
 	return nil
+}
+
+func (x *StatusReply) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 // Repair is what of the chunks is missing on some server.
@@ -1802,7 +1810,7 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"mountpoint\x18\v \x01(\tR\n" +
 	"mountpoint\"\x0f\n" +
-	"\rStatusRequest\"\x98\x05\n" +
+	"\rStatusRequest\"\xae\x05\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x12\n" +
@@ -1827,7 +1835,8 @@ const file_admin_proto_rawDesc = "" +
 	"\bsessions\x18\x11 \x03(\v2\x15.dfs.admin.v1.SessionR\bsessions\x12\x18\n" +
 	"\aversion\x18\x12 \x01(\tR\aversion\x12\x16\n" +
 	"\x06quorum\x18\x13 \x01(\bR\x06quorum\x12,\n" +
-	"\x06repair\x18\x14 \x01(\v2\x14.dfs.admin.v1.RepairR\x06repair\"\xc0\x01\n" +
+	"\x06repair\x18\x14 \x01(\v2\x14.dfs.admin.v1.RepairR\x06repair\x12\x14\n" +
+	"\x05level\x18\x15 \x01(\rR\x05level\"\xc0\x01\n" +
 	"\x06Repair\x12\x16\n" +
 	"\x06chunks\x18\x01 \x01(\x04R\x06chunks\x12\x1a\n" +
 	"\bcritical\x18\x02 \x01(\x04R\bcritical\x12\x12\n" +

@@ -27,7 +27,7 @@ const (
 // Batch is the data of one Raft entry: commands applied in order.
 type Batch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // 1
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // the highest level of the commands, at least 1: see meta.Level
 	Commands      []*Command             `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
 	Id            uint64                 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"` // of the proposing node, so that it finds who waits
 	unknownFields protoimpl.UnknownFields
@@ -324,6 +324,7 @@ type Command struct {
 	//	*Command_Replay
 	//	*Command_Access
 	//	*Command_SetPresent
+	//	*Command_SetLevel
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -635,6 +636,15 @@ func (x *Command) GetSetPresent() *SetPresent {
 	return nil
 }
 
+func (x *Command) GetSetLevel() *SetLevel {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetLevel); ok {
+			return x.SetLevel
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -743,6 +753,10 @@ type Command_SetPresent struct {
 	SetPresent *SetPresent `protobuf:"bytes,35,opt,name=set_present,json=setPresent,proto3,oneof"`
 }
 
+type Command_SetLevel struct {
+	SetLevel *SetLevel `protobuf:"bytes,40,opt,name=set_level,json=setLevel,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -794,6 +808,8 @@ func (*Command_Replay) isCommand_Op() {}
 func (*Command_Access) isCommand_Op() {}
 
 func (*Command_SetPresent) isCommand_Op() {}
+
+func (*Command_SetLevel) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2831,6 +2847,58 @@ func (x *RemoveMaster) GetId() uint64 {
 	return 0
 }
 
+type SetLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	Program       string                 `protobuf:"bytes,2,opt,name=program,proto3" json:"program,omitempty"` // version of dfs that raised it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLevel) Reset() {
+	*x = SetLevel{}
+	mi := &file_log_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLevel) ProtoMessage() {}
+
+func (x *SetLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLevel.ProtoReflect.Descriptor instead.
+func (*SetLevel) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SetLevel) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *SetLevel) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
 var File_log_proto protoreflect.FileDescriptor
 
 const file_log_proto_rawDesc = "" +
@@ -2856,7 +2924,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\xe8\v\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\x9d\f\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2894,7 +2962,8 @@ const file_log_proto_rawDesc = "" +
 	"\x06replay\x18! \x01(\v2\x12.dfs.log.v1.ReplayH\x00R\x06replay\x12,\n" +
 	"\x06access\x18\" \x01(\v2\x12.dfs.log.v1.AccessH\x00R\x06access\x129\n" +
 	"\vset_present\x18# \x01(\v2\x16.dfs.log.v1.SetPresentH\x00R\n" +
-	"setPresentB\x04\n" +
+	"setPresent\x123\n" +
+	"\tset_level\x18( \x01(\v2\x14.dfs.log.v1.SetLevelH\x00R\bsetLevelB\x04\n" +
 	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -3053,7 +3122,10 @@ const file_log_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\"\x1e\n" +
 	"\fRemoveMaster\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x06R\x02idB\x11Z\x0fdfs/proto/logpbb\x06proto3"
+	"\x02id\x18\x01 \x01(\x06R\x02id\":\n" +
+	"\bSetLevel\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x18\n" +
+	"\aprogram\x18\x02 \x01(\tR\aprogramB\x11Z\x0fdfs/proto/logpbb\x06proto3"
 
 var (
 	file_log_proto_rawDescOnce sync.Once
@@ -3067,7 +3139,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -3105,6 +3177,7 @@ var file_log_proto_goTypes = []any{
 	(*PutMap)(nil),       // 33: dfs.log.v1.PutMap
 	(*PutMaster)(nil),    // 34: dfs.log.v1.PutMaster
 	(*RemoveMaster)(nil), // 35: dfs.log.v1.RemoveMaster
+	(*SetLevel)(nil),     // 36: dfs.log.v1.SetLevel
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -3136,24 +3209,25 @@ var file_log_proto_depIdxs = []int32{
 	14, // 26: dfs.log.v1.Command.replay:type_name -> dfs.log.v1.Replay
 	23, // 27: dfs.log.v1.Command.access:type_name -> dfs.log.v1.Access
 	22, // 28: dfs.log.v1.Command.set_present:type_name -> dfs.log.v1.SetPresent
-	1,  // 29: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 30: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	15, // 31: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	16, // 32: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	13, // 33: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
-	3,  // 34: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 35: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 36: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	17, // 37: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	17, // 38: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	1,  // 39: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
-	31, // 40: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	32, // 41: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	36, // 29: dfs.log.v1.Command.set_level:type_name -> dfs.log.v1.SetLevel
+	1,  // 30: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 31: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	15, // 32: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	16, // 33: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	13, // 34: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
+	3,  // 35: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 36: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 37: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	17, // 38: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	17, // 39: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	1,  // 40: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
+	31, // 41: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	32, // 42: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -3188,6 +3262,7 @@ func file_log_proto_init() {
 		(*Command_Replay)(nil),
 		(*Command_Access)(nil),
 		(*Command_SetPresent)(nil),
+		(*Command_SetLevel)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -3196,7 +3271,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

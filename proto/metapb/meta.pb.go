@@ -5204,6 +5204,7 @@ type HelloReply struct {
 	Version       string                 `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	Term          uint64                 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`        // of the leader, as this master knows it: the highest is right
 	Leading       bool                   `protobuf:"varint,10,opt,name=leading,proto3" json:"leading,omitempty"` // this master leads
+	Level         uint32                 `protobuf:"varint,11,opt,name=level,proto3" json:"level,omitempty"`     // format level that it understands; 0: 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5306,6 +5307,13 @@ func (x *HelloReply) GetLeading() bool {
 		return x.Leading
 	}
 	return false
+}
+
+func (x *HelloReply) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type JoinRequest struct {
@@ -5434,6 +5442,8 @@ type JoinMasterRequest struct {
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Addr          string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
 	Cluster       uint64                 `protobuf:"fixed64,4,opt,name=cluster,proto3" json:"cluster,omitempty"` // 0: not yet of any cluster
+	Level         uint32                 `protobuf:"varint,5,opt,name=level,proto3" json:"level,omitempty"`      // format level that it understands; 0: 1
+	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`   // of its program
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5494,6 +5504,20 @@ func (x *JoinMasterRequest) GetCluster() uint64 {
 		return x.Cluster
 	}
 	return 0
+}
+
+func (x *JoinMasterRequest) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *JoinMasterRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 type JoinMasterReply struct {
@@ -6803,7 +6827,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06Acting\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
 	"\aservers\x18\x02 \x03(\x06R\aservers\"\x0e\n" +
-	"\fHelloRequest\"\x81\x02\n" +
+	"\fHelloRequest\"\x97\x02\n" +
 	"\n" +
 	"HelloReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
@@ -6817,7 +6841,8 @@ const file_meta_proto_rawDesc = "" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x12\n" +
 	"\x04term\x18\t \x01(\x04R\x04term\x12\x18\n" +
 	"\aleading\x18\n" +
-	" \x01(\bR\aleading\"n\n" +
+	" \x01(\bR\aleading\x12\x14\n" +
+	"\x05level\x18\v \x01(\rR\x05level\"n\n" +
 	"\vJoinRequest\x12+\n" +
 	"\x06server\x18\x01 \x01(\v2\x13.dfs.meta.v1.ServerR\x06server\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\x06R\acluster\x12\x18\n" +
@@ -6825,12 +6850,14 @@ const file_meta_proto_rawDesc = "" +
 	"\tJoinReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06gossip\x18\x03 \x03(\tR\x06gossip\"e\n" +
+	"\x06gossip\x18\x03 \x03(\tR\x06gossip\"\x95\x01\n" +
 	"\x11JoinMasterRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x18\n" +
-	"\acluster\x18\x04 \x01(\x06R\acluster\"C\n" +
+	"\acluster\x18\x04 \x01(\x06R\acluster\x12\x14\n" +
+	"\x05level\x18\x05 \x01(\rR\x05level\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"C\n" +
 	"\x0fJoinMasterReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x16\n" +
 	"\x06gossip\x18\x02 \x03(\tR\x06gossip\"'\n" +
