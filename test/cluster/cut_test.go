@@ -56,6 +56,7 @@ func (u user) briefly(fn func(ctx context.Context) error) (answered bool, err er
 // A client that hears nothing must not answer from what it knew, as soon as others may
 // have changed it; and they must not wait for it forever.
 func TestClientThatIsCutOffAnswersNothingOld(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		name      string
 		silent    bool
@@ -179,6 +180,7 @@ func TestClientThatIsCutOffAnswersNothingOld(t *testing.T) {
 // What a client did just before it was cut off is there or not, and stays so: nothing
 // of it comes later, when others have seen that it is not there.
 func TestWhatOthersSawOfAClientThatIsCutOffStays(t *testing.T) {
+	t.Parallel()
 	const n, ttl = 12, 3 * time.Second
 	c := Start(t, Options{Masters: 1, ChunkServers: 3, SessionTTL: ttl})
 	a, w := c.cuttable(t, "A")

@@ -25,6 +25,7 @@ func content(seed uint64, n int) []byte {
 }
 
 func TestWrittenBytesAreReadByAnotherClient(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	ctx := context.Background()
 	writer, reader := c.Client(), c.Client()
@@ -52,6 +53,7 @@ func TestWrittenBytesAreReadByAnotherClient(t *testing.T) {
 }
 
 func TestServerThatIsDownIsAHoleUntilItIsBack(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	ctx := context.Background()
 	fs := c.Client()
@@ -97,6 +99,7 @@ func TestServerThatIsDownIsAHoleUntilItIsBack(t *testing.T) {
 
 // What fsync acknowledged is there, whatever was killed meanwhile.
 func TestAcknowledgedBytesSurviveKills(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	ctx, cancel := context.WithCancel(context.Background())
 	fs := c.Client()
@@ -151,6 +154,7 @@ func (c *Cluster) fragments() (n uint64) {
 }
 
 func TestUnlinkedFilesGiveTheirChunksBack(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3, DropWait: 200 * time.Millisecond, ReportInterval: 200 * time.Millisecond, SessionTTL: 3 * time.Second})
 	ctx := context.Background()
 	fs := c.Client()
@@ -181,6 +185,7 @@ func TestUnlinkedFilesGiveTheirChunksBack(t *testing.T) {
 // POSIX unlink: the file is freed when the last descriptor is closed, not before,
 // also when another master leads by then.
 func TestUnlinkedOpenFileLivesUntilItIsClosed(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3, SessionTTL: 4 * time.Second})
 	ctx := context.Background()
 	fs := c.Client()

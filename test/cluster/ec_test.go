@@ -14,6 +14,7 @@ import (
 // TestErasureCodedFiles: everything works on ec=4+2 as on copies, with any two of six servers
 // gone; and what two servers have lost is made of the others.
 func TestErasureCodedFiles(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 6})
 	layout, err := dfs.EC(4, 2)
 	if err != nil {

@@ -639,6 +639,7 @@ func (h *past) enough() {
 // on a few names and files, and then looks for an order of all calls that explains
 // what they answered.
 func TestRandomHistoriesAreLinearizable(t *testing.T) {
+	t.Parallel()
 	for _, v := range historyVariants {
 		t.Run(v.name, func(t *testing.T) {
 			seed := *historySeed

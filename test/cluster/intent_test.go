@@ -62,6 +62,7 @@ func (s *syncer) cut(r *rand.Rand) {
 }
 
 func TestWhatWasSyncedOutlivesItsClient(t *testing.T) {
+	t.Parallel()
 	const ttl = 3 * time.Second
 	for _, x := range []struct {
 		name   string

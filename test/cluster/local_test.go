@@ -18,6 +18,7 @@ import (
 // makes it tell the masters. What one answered and what the other sees must be the same
 // to the last bit of the attributes, and the masters must agree with every change.
 func TestChangesInMemoryAreWhatTheMastersDo(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	ctx := context.Background()
 	clients := []*client.FS{c.Client(), c.Client()}

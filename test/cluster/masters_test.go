@@ -80,6 +80,7 @@ func (s *session) lookup(name string) *metapb.LookupReply {
 }
 
 func TestThreeMastersVoteAfterBootstrapAndJoin(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	st, err := c.Status()
 	if err != nil {
@@ -106,6 +107,7 @@ func TestThreeMastersVoteAfterBootstrapAndJoin(t *testing.T) {
 // A change whose answer was lost with the leader is sent again to the next one,
 // under the same number: it must not be made twice, and must answer the same.
 func TestChangeRetriedAfterLeaderIsKilledIsMadeOnce(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	s := c.session()
 	first := s.create(1, "a")
@@ -137,6 +139,7 @@ func TestChangeRetriedAfterLeaderIsKilledIsMadeOnce(t *testing.T) {
 }
 
 func TestLateMasterCatchesUpAndVotes(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Masters: 1, Late: 2})
 	s := c.session()
 	for i := range 14 {
@@ -159,6 +162,7 @@ func TestLateMasterCatchesUpAndVotes(t *testing.T) {
 }
 
 func TestAllMastersKilledKeepTheirState(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	s := c.session()
 	if r := s.create(1, "a"); r.Errno != 0 {
@@ -180,6 +184,7 @@ func TestAllMastersKilledKeepTheirState(t *testing.T) {
 }
 
 func TestFollowerNamesTheLeader(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	leader := c.Leader()
 	for _, m := range c.masters {

@@ -33,6 +33,7 @@ func numbered(i, version, n int) []byte {
 
 // Who goes through the files of a folder does not ask for each of them.
 func TestSmallFilesAreAskedForTogether(t *testing.T) {
+	t.Parallel()
 	const n = 600
 	c := Start(t, Options{Masters: 1, ChunkServers: 3})
 	a, b := user{t, "A", c.Client()}, user{t, "B", c.Client()}
@@ -53,6 +54,7 @@ func TestSmallFilesAreAskedForTogether(t *testing.T) {
 
 // What was told ahead is not old when it is used.
 func TestWhatWasToldAheadIsTakenBack(t *testing.T) {
+	t.Parallel()
 	const n = 200
 	c := Start(t, Options{Masters: 1, ChunkServers: 3})
 	a, b := user{t, "A", c.Client()}, user{t, "B", c.Client()}

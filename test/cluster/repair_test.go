@@ -109,6 +109,7 @@ func (c *Cluster) verify() error {
 // TestWhatAServerMissedIsMadeGood: what was written while a server was away it has soon
 // after it is back, so that it can be the only one left.
 func TestWhatAServerMissedIsMadeGood(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	files := c.writeSome("before")
 	c.Kill("chunk-2")
@@ -125,6 +126,7 @@ func TestWhatAServerMissedIsMadeGood(t *testing.T) {
 // TestEmptiedServerIsFilledAgain: a server whose data is gone, but not who it is, and one
 // whose files are damaged, get all from the others.
 func TestEmptiedServerIsFilledAgain(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3})
 	files := c.writeSome("some")
 	c.whole()
@@ -154,6 +156,7 @@ func TestEmptiedServerIsFilledAgain(t *testing.T) {
 
 // TestScrubFindsAndRepairsWhatIsDamaged: a bit that flips in a file that nobody reads.
 func TestScrubFindsAndRepairsWhatIsDamaged(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3, ScrubEvery: time.Second})
 	files := c.writeSome("some")
 	c.whole()
@@ -196,6 +199,7 @@ func flipAt(t *testing.T, name string, off int64) {
 // TestServerThatIsAwayForLongIsReplaced: others take over what it had; when it is back it
 // may delete that, and when all the first servers are gone the data is there.
 func TestServerThatIsAwayForLongIsReplaced(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 4, RepairAfter: 2 * time.Second, ReportInterval: 500 * time.Millisecond})
 	files := map[string][]byte{}
 	for i := range 6 {
@@ -277,6 +281,7 @@ func (c *Cluster) setServer(name string, change adminpb.SetServerRequest_Change)
 // that is drained gives up all, while files are written and read; no byte is lost, and nobody keeps
 // what he need not have.
 func TestServersJoinAndAreDrained(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3, ReportInterval: 300 * time.Millisecond, DropWait: 300 * time.Millisecond})
 	files := map[string][]byte{}
 	more := func(prefix string) {
@@ -336,6 +341,7 @@ func TestServersJoinAndAreDrained(t *testing.T) {
 // TestMoveOutlivesKills: whoever dies while placement groups move, and whoever leads then,
 // nothing is lost and all is in place in the end.
 func TestMoveOutlivesKills(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3, ReportInterval: 300 * time.Millisecond})
 	files := map[string][]byte{}
 	for i := range 10 {
@@ -376,6 +382,7 @@ func (c *Cluster) bytesOnDisk() (sum int64) {
 // TestDeadRecordsAreGivenBack: a file that is overwritten again and again in small pieces
 // takes about its own space in the end; what is left of the chunks is read, checked, and restored.
 func TestDeadRecordsAreGivenBack(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{ChunkServers: 3, ReclaimEvery: 500 * time.Millisecond, DropWait: 300 * time.Millisecond, ReportInterval: 300 * time.Millisecond})
 	ctx := context.Background()
 	fs := c.dialNow()
