@@ -30,7 +30,7 @@ import (
 
 // healthyTimeout is how long a cluster may take to be what a test waits for, on a
 // machine that runs other tests as well.
-const healthyTimeout = 60 * time.Second
+const healthyTimeout = 2 * time.Minute
 
 // logMax is how much of the log of a test that failed is shown, in bytes.
 const logMax = 24 << 10
@@ -376,7 +376,7 @@ func (c *Cluster) find(name string) (*master, *chunk) {
 	return nil, nil
 }
 
-// Call calls the leading master, with retries, for at most a minute.
+// Call calls the leading master, with retries, for at most healthyTimeout.
 func (c *Cluster) Call(fn func(ctx context.Context, conn *grpc.ClientConn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), healthyTimeout)
 	defer cancel()
