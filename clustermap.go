@@ -50,6 +50,8 @@ type ClusterMap struct {
 	// Acting holds the servers that the group's chunks live on now. It is Home with
 	// a hole (zero) for each server that is not there; Derive computes it.
 	Acting map[PG][]NodeID
+	// Settings of the whole cluster that are set, see Settings. Nobody changes it.
+	Settings map[string]string
 }
 
 // Derive computes Acting from Home and the servers' states: a position acts when

@@ -31,6 +31,7 @@ const (
 	kindTally     = 'T' // session -> acknowledged sequence, granted ids, what it added to the counters
 	kindUnsealed  = 'U' // session, chunk that it may still write
 	kindServer    = 'V' // chunk server of the map
+	kindSetting   = 'W' // name -> value
 	kindXattr     = 'X' // inode, name -> value
 )
 

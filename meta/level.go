@@ -11,7 +11,7 @@ import (
 // raises once every master understands more. Until then nothing is proposed that came
 // later, so that a program of before can still take its place again.
 //
-// 1: all that the first state knew. 2: SetLevel.
+// 1: all that the first state knew. 2: SetLevel, SetConfig.
 const Level = 2
 
 // LevelOf is the level at which a command came, or what it asks for in one of its
@@ -20,6 +20,8 @@ func LevelOf(op Op) uint32 {
 	switch op := op.(type) {
 	case *SetLevel:
 		return max(2, op.Level)
+	case *SetConfig:
+		return 2
 	}
 	return 1
 }

@@ -222,7 +222,8 @@ func (v View) Map() (*dfs.ClusterMap, error) {
 		return nil, err
 	}
 	m.Derive()
-	return m, nil
+	m.Settings, err = v.Config()
+	return m, err
 }
 
 // Epoch is the epoch of the map; 0 of a table not bootstrapped.

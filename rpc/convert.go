@@ -126,6 +126,7 @@ func ClusterMapToProto(m *dfs.ClusterMap) *metapb.ClusterMap {
 	out := &metapb.ClusterMap{
 		Cluster: uint64(m.Cluster), Epoch: uint64(m.Epoch), Buckets: m.Buckets,
 		Servers: make([]*metapb.Server, len(m.Servers)), Acting: make([]*metapb.Acting, 0, len(m.Home)),
+		Settings: m.Settings,
 	}
 	for i, s := range m.Servers {
 		out.Servers[i] = ServerToProto(s)
@@ -142,6 +143,7 @@ func ClusterMapFromProto(m *metapb.ClusterMap) *dfs.ClusterMap {
 	out := &dfs.ClusterMap{
 		Cluster: dfs.ClusterID(m.GetCluster()), Epoch: dfs.Epoch(m.GetEpoch()), Buckets: m.GetBuckets(),
 		Servers: make([]dfs.Server, len(m.GetServers())), Home: make(map[dfs.PG][]dfs.NodeID, len(m.GetActing())),
+		Settings: m.GetSettings(),
 	}
 	for i, s := range m.GetServers() {
 		out.Servers[i] = ServerFromProto(s)

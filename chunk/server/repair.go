@@ -452,8 +452,8 @@ func (s *Server) inspect(ctx context.Context, f *metapb.Fragment, p *pacer) {
 // scrub reads all that should be here, again and again, so that what was damaged at rest
 // is found while there are other copies.
 func (s *Server) scrub(ctx context.Context) {
-	p := &pacer{rate: s.cfg.ScrubRate}
-	for began := time.Now(); pause(ctx, time.Until(began.Add(s.cfg.ScrubEvery))); began = time.Now() {
+	p := &pacer{rate: s.rate("scrub-rate", s.cfg.ScrubRate)}
+	for began := time.Now(); s.untilScrub(ctx, began); began = time.Now() {
 		n, bytes := 0, uint64(0)
 		err := s.expected(ctx, 0, func(page []*metapb.Fragment) error {
 			for _, f := range page {
@@ -468,9 +468,31 @@ func (s *Server) scrub(ctx context.Context) {
 	}
 }
 
+// scrubLook is how often it is looked whether the time between scrubs was changed.
+const scrubLook = time.Minute
+
+// untilScrub waits for the next scrub; false when ctx ended.
+func (s *Server) untilScrub(ctx context.Context, began time.Time) bool {
+	for {
+		every := time.Duration(s.Map().Setting("scrub-every", int64(s.cfg.ScrubEvery)))
+		left := time.Until(began.Add(every))
+		if !pause(ctx, min(left, scrubLook)) {
+			return false
+		}
+		if left <= scrubLook {
+			return true
+		}
+	}
+}
+
+// rate is a setting of the cluster in bytes a second; own holds while it is not set.
+func (s *Server) rate(name string, own int64) func() int64 {
+	return func() int64 { return s.Map().Setting(name, own) }
+}
+
 // pacer bounds how fast bytes go.
 type pacer struct {
-	rate int64 // bytes a second
+	rate func() int64 // bytes a second
 
 	mu   sync.Mutex
 	next time.Time // +checklocks:mu — when what has gone would have gone at the rate
@@ -479,12 +501,12 @@ type pacer struct {
 // wait lets n bytes go.
 func (p *pacer) wait(ctx context.Context, n int) error {
 	p.mu.Lock()
-	now := time.Now()
-	burst := time.Duration(float64(repairBurst) / float64(p.rate) * float64(time.Second))
+	now, rate := time.Now(), float64(p.rate())
+	burst := time.Duration(float64(repairBurst) / rate * float64(time.Second))
 	if earliest := now.Add(-burst); p.next.Before(earliest) {
 		p.next = earliest
 	}
-	p.next = p.next.Add(time.Duration(float64(n) / float64(p.rate) * float64(time.Second)))
+	p.next = p.next.Add(time.Duration(float64(n) / rate * float64(time.Second)))
 	wait := p.next.Sub(now)
 	p.mu.Unlock()
 	if wait > time.Millisecond {

@@ -121,7 +121,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		cfg: cfg, logger: cfg.Logger, reading: semaphore.NewWeighted(readBytesMax),
 		mapChanged: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	s.mends.kick, s.mends.pace.rate = make(chan struct{}, 1), cfg.RepairRate
+	s.mends.kick, s.mends.pace.rate = make(chan struct{}, 1), s.rate("repair-rate", cfg.RepairRate)
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return nil, err

@@ -53,6 +53,7 @@ func newCommand() *cobra.Command {
 		newWhere(g),
 		newPolicy(g),
 		newMaster(g),
+		newConfig(g),
 		newClients(g),
 		newLock(g),
 		newBench(g),

@@ -254,6 +254,8 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_PutMaster{PutMaster: &logpb.PutMaster{Id: uint64(op.ID), Name: op.Name, Addr: op.Addr}}
 	case *meta.RemoveMaster:
 		p.Op = &logpb.Command_RemoveMaster{RemoveMaster: &logpb.RemoveMaster{Id: uint64(op.ID)}}
+	case *meta.SetConfig:
+		p.Op = &logpb.Command_SetConfig{SetConfig: &logpb.SetConfig{Name: op.Name, Value: op.Value}}
 	case *meta.SetLevel:
 		p.Op = &logpb.Command_SetLevel{SetLevel: &logpb.SetLevel{Level: op.Level, Program: op.Program}}
 	default:
@@ -330,6 +332,8 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.PutMaster{ID: dfs.NodeID(op.PutMaster.Id), Name: op.PutMaster.Name, Addr: op.PutMaster.Addr}
 	case *logpb.Command_RemoveMaster:
 		c.Op = &meta.RemoveMaster{ID: dfs.NodeID(op.RemoveMaster.Id)}
+	case *logpb.Command_SetConfig:
+		c.Op = &meta.SetConfig{Name: op.SetConfig.Name, Value: op.SetConfig.Value}
 	case *logpb.Command_SetLevel:
 		c.Op = &meta.SetLevel{Level: op.SetLevel.Level, Program: op.SetLevel.Program}
 	default:

@@ -14,7 +14,7 @@ var operations = []meta.Op{
 	&meta.Create{}, &meta.Link{}, &meta.Unlink{}, &meta.Rmdir{}, &meta.Rename{}, &meta.SetAttr{}, &meta.SetXattr{}, &meta.RemoveXattr{},
 	&meta.Commit{}, &meta.SetPolicy{}, &meta.GrantIDs{}, &meta.OpenSession{}, &meta.CloseSession{}, &meta.Reap{}, &meta.DropChunks{}, &meta.Replay{},
 	&meta.Access{}, &meta.SetPresent{}, &meta.Fallocate{}, &meta.CopyRange{},
-	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{}, &meta.SetLevel{},
+	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{}, &meta.SetLevel{}, &meta.SetConfig{},
 }
 
 // fill sets each field to a value of its own, so that one which is forgotten or

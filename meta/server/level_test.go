@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"dfs/meta"
 	"dfs/proto/adminpb"
 )
@@ -48,6 +51,10 @@ func TestLevelRisesWhenAllMastersKnowIt(t *testing.T) {
 	if got := second.node.Level(); got != 1 {
 		t.Fatalf("raised to %d while a master knows 1", got)
 	}
+	if _, err := second.SetConfig(t.Context(), &adminpb.SetConfigRequest{Name: "repair-after", Value: "1m"}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a new command was not refused: %v", err)
+	}
+
 	first = replace(t, first, 2)
 	for _, s := range []*Server{first, second} {
 		eventually(t, "the level to rise", func() error {

@@ -116,11 +116,12 @@ func (l *leadership) keepMovesLocked(m *dfs.ClusterMap) int {
 // absent lists the servers that have been down for so long that others have their places.
 func (l *leadership) absent() map[dfs.NodeID]bool {
 	r := &l.repairs
+	after := l.s.duration("repair-after", l.s.cfg.RepairAfter)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	late := map[dfs.NodeID]bool{}
 	for id, since := range r.away {
-		if time.Since(since) >= l.s.cfg.RepairAfter {
+		if time.Since(since) >= after {
 			late[id] = true
 		}
 	}

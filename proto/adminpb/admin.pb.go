@@ -1784,6 +1784,258 @@ func (x *TransferLeaderReply) GetLeader() string {
 	return ""
 }
 
+type ConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigRequest) Reset() {
+	*x = ConfigRequest{}
+	mi := &file_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigRequest) ProtoMessage() {}
+
+func (x *ConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigRequest.ProtoReflect.Descriptor instead.
+func (*ConfigRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{23}
+}
+
+type ConfigReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      []*Setting             `protobuf:"bytes,1,rep,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigReply) Reset() {
+	*x = ConfigReply{}
+	mi := &file_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigReply) ProtoMessage() {}
+
+func (x *ConfigReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigReply.ProtoReflect.Descriptor instead.
+func (*ConfigReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ConfigReply) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type Setting struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`   // duration, bytes, number, time
+	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"` // the default, when it is not set
+	Default       string                 `protobuf:"bytes,4,opt,name=default,proto3" json:"default,omitempty"`
+	Set           bool                   `protobuf:"varint,5,opt,name=set,proto3" json:"set,omitempty"`  // else daemons go by their own flags
+	Text          string                 `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"` // what it means
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Setting) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Setting) GetSet() bool {
+	if x != nil {
+		return x.Set
+	}
+	return false
+}
+
+func (x *Setting) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type SetConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"` // empty: the default again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetConfigRequest) Reset() {
+	*x = SetConfigRequest{}
+	mi := &file_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetConfigRequest) ProtoMessage() {}
+
+func (x *SetConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetConfigRequest.ProtoReflect.Descriptor instead.
+func (*SetConfigRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SetConfigRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetConfigRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type SetConfigReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetConfigReply) Reset() {
+	*x = SetConfigReply{}
+	mi := &file_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetConfigReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetConfigReply) ProtoMessage() {}
+
+func (x *SetConfigReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetConfigReply.ProtoReflect.Descriptor instead.
+func (*SetConfigReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{27}
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -1946,7 +2198,21 @@ const file_admin_proto_rawDesc = "" +
 	"\x15TransferLeaderRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"-\n" +
 	"\x13TransferLeaderReply\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader2\x8b\x04\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"\x0f\n" +
+	"\rConfigRequest\"@\n" +
+	"\vConfigReply\x121\n" +
+	"\bsettings\x18\x01 \x03(\v2\x15.dfs.admin.v1.SettingR\bsettings\"\x87\x01\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\x12\x18\n" +
+	"\adefault\x18\x04 \x01(\tR\adefault\x12\x10\n" +
+	"\x03set\x18\x05 \x01(\bR\x03set\x12\x12\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\"<\n" +
+	"\x10SetConfigRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x10\n" +
+	"\x0eSetConfigReply2\x98\x05\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
@@ -1954,7 +2220,9 @@ const file_admin_proto_rawDesc = "" +
 	"\tAddMaster\x12\x1e.dfs.admin.v1.AddMasterRequest\x1a\x1c.dfs.admin.v1.AddMasterReply\x12R\n" +
 	"\fRemoveMaster\x12!.dfs.admin.v1.RemoveMasterRequest\x1a\x1f.dfs.admin.v1.RemoveMasterReply\x12I\n" +
 	"\tSetServer\x12\x1e.dfs.admin.v1.SetServerRequest\x1a\x1c.dfs.admin.v1.SetServerReply\x12X\n" +
-	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReplyB\x13Z\x11dfs/proto/adminpbb\x06proto3"
+	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReply\x12@\n" +
+	"\x06Config\x12\x1b.dfs.admin.v1.ConfigRequest\x1a\x19.dfs.admin.v1.ConfigReply\x12I\n" +
+	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReplyB\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -1969,7 +2237,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_admin_proto_goTypes = []any{
 	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
 	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
@@ -1995,6 +2263,11 @@ var file_admin_proto_goTypes = []any{
 	(*SetServerReply)(nil),        // 21: dfs.admin.v1.SetServerReply
 	(*TransferLeaderRequest)(nil), // 22: dfs.admin.v1.TransferLeaderRequest
 	(*TransferLeaderReply)(nil),   // 23: dfs.admin.v1.TransferLeaderReply
+	(*ConfigRequest)(nil),         // 24: dfs.admin.v1.ConfigRequest
+	(*ConfigReply)(nil),           // 25: dfs.admin.v1.ConfigReply
+	(*Setting)(nil),               // 26: dfs.admin.v1.Setting
+	(*SetConfigRequest)(nil),      // 27: dfs.admin.v1.SetConfigRequest
+	(*SetConfigReply)(nil),        // 28: dfs.admin.v1.SetConfigReply
 }
 var file_admin_proto_depIdxs = []int32{
 	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
@@ -2007,25 +2280,30 @@ var file_admin_proto_depIdxs = []int32{
 	14, // 7: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
 	15, // 8: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
 	0,  // 9: dfs.admin.v1.SetServerRequest.change:type_name -> dfs.admin.v1.SetServerRequest.Change
-	4,  // 10: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	12, // 11: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	1,  // 12: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
-	16, // 13: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	18, // 14: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	20, // 15: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
-	22, // 16: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	5,  // 17: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	13, // 18: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	2,  // 19: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	17, // 20: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	19, // 21: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	21, // 22: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
-	23, // 23: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	26, // 10: dfs.admin.v1.ConfigReply.settings:type_name -> dfs.admin.v1.Setting
+	4,  // 11: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	12, // 12: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	1,  // 13: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	16, // 14: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	18, // 15: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	20, // 16: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
+	22, // 17: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	24, // 18: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
+	27, // 19: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
+	5,  // 20: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	13, // 21: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	2,  // 22: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	17, // 23: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	19, // 24: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	21, // 25: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	23, // 26: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	25, // 27: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
+	28, // 28: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2039,7 +2317,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

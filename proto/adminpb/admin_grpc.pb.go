@@ -28,6 +28,8 @@ const (
 	Admin_RemoveMaster_FullMethodName   = "/dfs.admin.v1.Admin/RemoveMaster"
 	Admin_SetServer_FullMethodName      = "/dfs.admin.v1.Admin/SetServer"
 	Admin_TransferLeader_FullMethodName = "/dfs.admin.v1.Admin/TransferLeader"
+	Admin_Config_FullMethodName         = "/dfs.admin.v1.Admin/Config"
+	Admin_SetConfig_FullMethodName      = "/dfs.admin.v1.Admin/SetConfig"
 )
 
 // AdminClient is the client API for Admin service.
@@ -42,6 +44,9 @@ type AdminClient interface {
 	// SetServer changes what a chunk server is for.
 	SetServer(ctx context.Context, in *SetServerRequest, opts ...grpc.CallOption) (*SetServerReply, error)
 	TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderReply, error)
+	// Config lists the settings of the cluster.
+	Config(ctx context.Context, in *ConfigRequest, opts ...grpc.CallOption) (*ConfigReply, error)
+	SetConfig(ctx context.Context, in *SetConfigRequest, opts ...grpc.CallOption) (*SetConfigReply, error)
 }
 
 type adminClient struct {
@@ -122,6 +127,26 @@ func (c *adminClient) TransferLeader(ctx context.Context, in *TransferLeaderRequ
 	return out, nil
 }
 
+func (c *adminClient) Config(ctx context.Context, in *ConfigRequest, opts ...grpc.CallOption) (*ConfigReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfigReply)
+	err := c.cc.Invoke(ctx, Admin_Config_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) SetConfig(ctx context.Context, in *SetConfigRequest, opts ...grpc.CallOption) (*SetConfigReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetConfigReply)
+	err := c.cc.Invoke(ctx, Admin_SetConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -134,6 +159,9 @@ type AdminServer interface {
 	// SetServer changes what a chunk server is for.
 	SetServer(context.Context, *SetServerRequest) (*SetServerReply, error)
 	TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderReply, error)
+	// Config lists the settings of the cluster.
+	Config(context.Context, *ConfigRequest) (*ConfigReply, error)
+	SetConfig(context.Context, *SetConfigRequest) (*SetConfigReply, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -164,6 +192,12 @@ func (UnimplementedAdminServer) SetServer(context.Context, *SetServerRequest) (*
 }
 func (UnimplementedAdminServer) TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TransferLeader not implemented")
+}
+func (UnimplementedAdminServer) Config(context.Context, *ConfigRequest) (*ConfigReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Config not implemented")
+}
+func (UnimplementedAdminServer) SetConfig(context.Context, *SetConfigRequest) (*SetConfigReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetConfig not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -312,6 +346,42 @@ func _Admin_TransferLeader_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Config_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Config(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Config_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Config(ctx, req.(*ConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_SetConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).SetConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_SetConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).SetConfig(ctx, req.(*SetConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -346,6 +416,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TransferLeader",
 			Handler:    _Admin_TransferLeader_Handler,
+		},
+		{
+			MethodName: "Config",
+			Handler:    _Admin_Config_Handler,
+		},
+		{
+			MethodName: "SetConfig",
+			Handler:    _Admin_SetConfig_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

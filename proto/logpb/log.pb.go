@@ -325,6 +325,7 @@ type Command struct {
 	//	*Command_Access
 	//	*Command_SetPresent
 	//	*Command_SetLevel
+	//	*Command_SetConfig
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -645,6 +646,15 @@ func (x *Command) GetSetLevel() *SetLevel {
 	return nil
 }
 
+func (x *Command) GetSetConfig() *SetConfig {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetConfig); ok {
+			return x.SetConfig
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -757,6 +767,10 @@ type Command_SetLevel struct {
 	SetLevel *SetLevel `protobuf:"bytes,40,opt,name=set_level,json=setLevel,proto3,oneof"`
 }
 
+type Command_SetConfig struct {
+	SetConfig *SetConfig `protobuf:"bytes,41,opt,name=set_config,json=setConfig,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -810,6 +824,8 @@ func (*Command_Access) isCommand_Op() {}
 func (*Command_SetPresent) isCommand_Op() {}
 
 func (*Command_SetLevel) isCommand_Op() {}
+
+func (*Command_SetConfig) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2847,6 +2863,58 @@ func (x *RemoveMaster) GetId() uint64 {
 	return 0
 }
 
+type SetConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"` // empty: not set any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetConfig) Reset() {
+	*x = SetConfig{}
+	mi := &file_log_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetConfig) ProtoMessage() {}
+
+func (x *SetConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetConfig.ProtoReflect.Descriptor instead.
+func (*SetConfig) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SetConfig) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetConfig) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type SetLevel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
@@ -2857,7 +2925,7 @@ type SetLevel struct {
 
 func (x *SetLevel) Reset() {
 	*x = SetLevel{}
-	mi := &file_log_proto_msgTypes[36]
+	mi := &file_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2937,7 @@ func (x *SetLevel) String() string {
 func (*SetLevel) ProtoMessage() {}
 
 func (x *SetLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_log_proto_msgTypes[36]
+	mi := &file_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2950,7 @@ func (x *SetLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLevel.ProtoReflect.Descriptor instead.
 func (*SetLevel) Descriptor() ([]byte, []int) {
-	return file_log_proto_rawDescGZIP(), []int{36}
+	return file_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetLevel) GetLevel() uint32 {
@@ -2924,7 +2992,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\x9d\f\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\xd5\f\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
@@ -2963,7 +3031,9 @@ const file_log_proto_rawDesc = "" +
 	"\x06access\x18\" \x01(\v2\x12.dfs.log.v1.AccessH\x00R\x06access\x129\n" +
 	"\vset_present\x18# \x01(\v2\x16.dfs.log.v1.SetPresentH\x00R\n" +
 	"setPresent\x123\n" +
-	"\tset_level\x18( \x01(\v2\x14.dfs.log.v1.SetLevelH\x00R\bsetLevelB\x04\n" +
+	"\tset_level\x18( \x01(\v2\x14.dfs.log.v1.SetLevelH\x00R\bsetLevel\x126\n" +
+	"\n" +
+	"set_config\x18) \x01(\v2\x15.dfs.log.v1.SetConfigH\x00R\tsetConfigB\x04\n" +
 	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -3122,7 +3192,10 @@ const file_log_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\"\x1e\n" +
 	"\fRemoveMaster\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x06R\x02id\":\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\"5\n" +
+	"\tSetConfig\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\":\n" +
 	"\bSetLevel\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x18\n" +
 	"\aprogram\x18\x02 \x01(\tR\aprogramB\x11Z\x0fdfs/proto/logpbb\x06proto3"
@@ -3139,7 +3212,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -3177,7 +3250,8 @@ var file_log_proto_goTypes = []any{
 	(*PutMap)(nil),       // 33: dfs.log.v1.PutMap
 	(*PutMaster)(nil),    // 34: dfs.log.v1.PutMaster
 	(*RemoveMaster)(nil), // 35: dfs.log.v1.RemoveMaster
-	(*SetLevel)(nil),     // 36: dfs.log.v1.SetLevel
+	(*SetConfig)(nil),    // 36: dfs.log.v1.SetConfig
+	(*SetLevel)(nil),     // 37: dfs.log.v1.SetLevel
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -3209,25 +3283,26 @@ var file_log_proto_depIdxs = []int32{
 	14, // 26: dfs.log.v1.Command.replay:type_name -> dfs.log.v1.Replay
 	23, // 27: dfs.log.v1.Command.access:type_name -> dfs.log.v1.Access
 	22, // 28: dfs.log.v1.Command.set_present:type_name -> dfs.log.v1.SetPresent
-	36, // 29: dfs.log.v1.Command.set_level:type_name -> dfs.log.v1.SetLevel
-	1,  // 30: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 31: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	15, // 32: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	16, // 33: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	13, // 34: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
-	3,  // 35: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 36: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 37: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	17, // 38: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	17, // 39: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	1,  // 40: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
-	31, // 41: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	32, // 42: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	37, // 29: dfs.log.v1.Command.set_level:type_name -> dfs.log.v1.SetLevel
+	36, // 30: dfs.log.v1.Command.set_config:type_name -> dfs.log.v1.SetConfig
+	1,  // 31: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 32: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	15, // 33: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	16, // 34: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	13, // 35: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
+	3,  // 36: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 37: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 38: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	17, // 39: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	17, // 40: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	1,  // 41: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
+	31, // 42: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	32, // 43: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -3263,6 +3338,7 @@ func file_log_proto_init() {
 		(*Command_Access)(nil),
 		(*Command_SetPresent)(nil),
 		(*Command_SetLevel)(nil),
+		(*Command_SetConfig)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -3271,7 +3347,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -5035,6 +5035,7 @@ type ClusterMap struct {
 	Buckets       uint32                 `protobuf:"varint,3,opt,name=buckets,proto3" json:"buckets,omitempty"`
 	Servers       []*Server              `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
 	Acting        []*Acting              `protobuf:"bytes,5,rep,name=acting,proto3" json:"acting,omitempty"`
+	Settings      map[string]string      `protobuf:"bytes,6,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the whole cluster, that are set: dfs.Settings
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5100,6 +5101,13 @@ func (x *ClusterMap) GetServers() []*Server {
 func (x *ClusterMap) GetActing() []*Acting {
 	if x != nil {
 		return x.Acting
+	}
+	return nil
+}
+
+func (x *ClusterMap) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
 	}
 	return nil
 }
@@ -6282,7 +6290,7 @@ type RepairsReply_Source struct {
 
 func (x *RepairsReply_Source) Reset() {
 	*x = RepairsReply_Source{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6294,7 +6302,7 @@ func (x *RepairsReply_Source) String() string {
 func (*RepairsReply_Source) ProtoMessage() {}
 
 func (x *RepairsReply_Source) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6334,7 +6342,7 @@ type RepairsReply_Repair struct {
 
 func (x *RepairsReply_Repair) Reset() {
 	*x = RepairsReply_Repair{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6346,7 +6354,7 @@ func (x *RepairsReply_Repair) String() string {
 func (*RepairsReply_Repair) ProtoMessage() {}
 
 func (x *RepairsReply_Repair) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6387,7 +6395,7 @@ type RepairsReply_Reclaim struct {
 
 func (x *RepairsReply_Reclaim) Reset() {
 	*x = RepairsReply_Reclaim{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6399,7 +6407,7 @@ func (x *RepairsReply_Reclaim) String() string {
 func (*RepairsReply_Reclaim) ProtoMessage() {}
 
 func (x *RepairsReply_Reclaim) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6816,14 +6824,18 @@ const file_meta_proto_rawDesc = "" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x12\x14\n" +
-	"\x05state\x18\a \x01(\rR\x05state\"\xb2\x01\n" +
+	"\x05state\x18\a \x01(\rR\x05state\"\xb2\x02\n" +
 	"\n" +
 	"ClusterMap\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\abuckets\x18\x03 \x01(\rR\abuckets\x12-\n" +
 	"\aservers\x18\x04 \x03(\v2\x13.dfs.meta.v1.ServerR\aservers\x12+\n" +
-	"\x06acting\x18\x05 \x03(\v2\x13.dfs.meta.v1.ActingR\x06acting\"2\n" +
+	"\x06acting\x18\x05 \x03(\v2\x13.dfs.meta.v1.ActingR\x06acting\x12A\n" +
+	"\bsettings\x18\x06 \x03(\v2%.dfs.meta.v1.ClusterMap.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
 	"\x06Acting\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
 	"\aservers\x18\x02 \x03(\x06R\aservers\"\x0e\n" +
@@ -6961,7 +6973,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                 // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                 // 1: dfs.meta.v1.Attr
@@ -7055,9 +7067,10 @@ var file_meta_proto_goTypes = []any{
 	(*RaftMessage)(nil),          // 89: dfs.meta.v1.RaftMessage
 	(*SnapshotPart)(nil),         // 90: dfs.meta.v1.SnapshotPart
 	(*RaftDone)(nil),             // 91: dfs.meta.v1.RaftDone
-	(*RepairsReply_Source)(nil),  // 92: dfs.meta.v1.RepairsReply.Source
-	(*RepairsReply_Repair)(nil),  // 93: dfs.meta.v1.RepairsReply.Repair
-	(*RepairsReply_Reclaim)(nil), // 94: dfs.meta.v1.RepairsReply.Reclaim
+	nil,                          // 92: dfs.meta.v1.ClusterMap.SettingsEntry
+	(*RepairsReply_Source)(nil),  // 93: dfs.meta.v1.RepairsReply.Source
+	(*RepairsReply_Repair)(nil),  // 94: dfs.meta.v1.RepairsReply.Repair
+	(*RepairsReply_Reclaim)(nil), // 95: dfs.meta.v1.RepairsReply.Reclaim
 }
 var file_meta_proto_depIdxs = []int32{
 	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -7133,78 +7146,79 @@ var file_meta_proto_depIdxs = []int32{
 	34,  // 70: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
 	70,  // 71: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
 	72,  // 72: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	70,  // 73: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	84,  // 74: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
-	93,  // 75: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
-	94,  // 76: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
-	84,  // 77: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
-	92,  // 78: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
-	84,  // 79: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
-	13,  // 80: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15,  // 81: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17,  // 82: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19,  // 83: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,   // 84: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,   // 85: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12,  // 86: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	42,  // 87: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	44,  // 88: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	46,  // 89: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	48,  // 90: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	50,  // 91: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
-	53,  // 92: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	56,  // 93: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	58,  // 94: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	60,  // 95: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	68,  // 96: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	62,  // 97: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	64,  // 98: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	66,  // 99: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	73,  // 100: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	75,  // 101: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	77,  // 102: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	79,  // 103: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	80,  // 104: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	82,  // 105: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	85,  // 106: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
-	87,  // 107: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
-	89,  // 108: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	90,  // 109: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 110: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 111: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 112: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 113: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 114: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 115: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	45,  // 116: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	43,  // 117: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	45,  // 118: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	47,  // 119: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	49,  // 120: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	51,  // 121: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	54,  // 122: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	57,  // 123: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	59,  // 124: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	61,  // 125: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	69,  // 126: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	63,  // 127: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	65,  // 128: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	67,  // 129: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	74,  // 130: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	76,  // 131: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	78,  // 132: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	71,  // 133: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	81,  // 134: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	83,  // 135: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	86,  // 136: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
-	88,  // 137: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
-	91,  // 138: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	91,  // 139: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	110, // [110:140] is the sub-list for method output_type
-	80,  // [80:110] is the sub-list for method input_type
-	80,  // [80:80] is the sub-list for extension type_name
-	80,  // [80:80] is the sub-list for extension extendee
-	0,   // [0:80] is the sub-list for field type_name
+	92,  // 73: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
+	70,  // 74: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	84,  // 75: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
+	94,  // 76: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
+	95,  // 77: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
+	84,  // 78: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
+	93,  // 79: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
+	84,  // 80: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
+	13,  // 81: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 82: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 83: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 84: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 85: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 86: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 87: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	42,  // 88: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	44,  // 89: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	46,  // 90: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	48,  // 91: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	50,  // 92: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	53,  // 93: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	56,  // 94: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	58,  // 95: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	60,  // 96: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	68,  // 97: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62,  // 98: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	64,  // 99: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	66,  // 100: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	73,  // 101: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	75,  // 102: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	77,  // 103: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	79,  // 104: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	80,  // 105: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	82,  // 106: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	85,  // 107: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
+	87,  // 108: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
+	89,  // 109: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	90,  // 110: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 111: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 112: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 113: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 114: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 115: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 116: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 117: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 118: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 119: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 120: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 121: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 122: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 123: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 124: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 125: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 126: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 127: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 128: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 129: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 130: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 131: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 132: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 133: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 134: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 135: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 136: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 137: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
+	88,  // 138: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
+	91,  // 139: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	91,  // 140: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	111, // [111:141] is the sub-list for method output_type
+	81,  // [81:111] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -7237,7 +7251,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   95,
+			NumMessages:   96,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
