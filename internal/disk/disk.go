@@ -107,6 +107,33 @@ func MkdirSync(fs FS, name string) error {
 	return nil
 }
 
+// RemoveAll removes a name and what is below it; one that is not there is removed
+// already.
+func RemoveAll(fs FS, name string) error {
+	info, err := fs.Stat(name)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Dir {
+		entries, err := fs.ReadDir(name)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := RemoveAll(fs, filepath.Join(name, e.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := fs.Remove(name); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // ReadFile reads a whole file of at most max bytes; a larger one is an error.
 func ReadFile(fs FS, name string, max int64) ([]byte, error) {
 	f, err := fs.Open(name)

@@ -164,7 +164,7 @@ func (r *register) check(ctx context.Context, t *testing.T, g *group) {
 }
 
 // powerOff ends a node as a loss of power does, in the middle of what it writes:
-// from now on no sync succeeds.
+// from now on no sync of its log succeeds, and so nothing is applied or acknowledged.
 func (g *group) powerOff(id dfs.NodeID, rng *rand.Rand) {
 	g.mu.Lock()
 	n, mem := g.node[id], g.logs[id]
@@ -173,7 +173,7 @@ func (g *group) powerOff(id dfs.NodeID, rng *rand.Rand) {
 	if n == nil {
 		return
 	}
-	mem.Fail(disk.Rule{Op: disk.OpSync, Path: "*", Err: errors.New("no power")})
+	mem.Fail(disk.Rule{Op: disk.OpSync, Path: "raft/*", Err: errors.New("no power")})
 	_ = n.Abandon() // the log may say that it is broken
 	g.mu.Lock()
 	g.logs[id] = mem.Crash(rng)

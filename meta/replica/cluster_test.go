@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -91,7 +90,27 @@ func (p *port) SendSnapshot(ctx context.Context, m *raftpb.Message, dir string) 
 	if n == nil {
 		return errors.New("unreachable")
 	}
-	return n.ReceiveSnapshot(ctx, m, func(to string) error { return os.CopyFS(to, os.DirFS(dir)) })
+	return n.ReceiveSnapshot(ctx, m, func(to string) error {
+		return copyFiles(n.cfg.FS, to, p.g.logDisk(p.from), dir)
+	})
+}
+
+// copyFiles copies a snapshot from one node's disk to another's.
+func copyFiles(to disk.FS, target string, from disk.FS, source string) error {
+	entries, err := from.ReadDir(source)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		b, err := disk.ReadFile(from, filepath.Join(source, e.Name), 1<<30)
+		if err == nil {
+			err = disk.WriteFile(to, filepath.Join(target, e.Name), b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *group) start(id dfs.NodeID, bootstrap bool) *Node {

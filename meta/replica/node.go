@@ -69,7 +69,7 @@ type Transport interface {
 type Config struct {
 	ID           dfs.NodeID
 	Dir          string        // a folder of the node's own
-	FS           disk.FS       // of the log; nil: the operating system's
+	FS           disk.FS       // nil: the operating system's
 	Bootstrap    bool          // make a new group whose only voter is this node; refused over an existing one
 	Transport    Transport     // nil: a group of one
 	Logger       *slog.Logger  // nil: none
@@ -169,7 +169,7 @@ func Start(cfg Config) (*Node, error) {
 	if cfg.ID == 0 {
 		return nil, errors.New("a master needs an id that is not 0")
 	}
-	rows, err := store.Open(filepath.Join(cfg.Dir, "meta"), cfg.Logger)
+	rows, err := store.Open(cfg.FS, filepath.Join(cfg.Dir, "meta"), cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

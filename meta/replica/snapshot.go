@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"dfs"
+	"dfs/internal/disk"
 	"dfs/meta/store"
 )
 
@@ -46,14 +46,14 @@ func (n *Node) sendSnapshot(m *raftpb.Message) {
 
 func (n *Node) sendCheckpoint(m *raftpb.Message) (err error) {
 	parent := filepath.Join(n.cfg.Dir, "outgoing")
-	if err := os.MkdirAll(parent, 0o700); err != nil {
+	if err := n.cfg.FS.MkdirAll(parent); err != nil {
 		return err
 	}
 	dir := filepath.Join(parent, dfs.NodeID(m.GetTo()).String())
-	if err := os.RemoveAll(dir); err != nil { // of a process that was killed
+	if err := disk.RemoveAll(n.cfg.FS, dir); err != nil { // of a process that was killed
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, disk.RemoveAll(n.cfg.FS, dir)) }()
 	p, err := n.store.Checkpoint(dir)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (n *Node) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, fill func
 		return err
 	}
 	if err := fill(dir); err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+		return errors.Join(err, disk.RemoveAll(n.cfg.FS, dir))
 	}
 	// Once raft has taken the message there is no way back.
 	p, err := n.store.IncomingPosition(n.readable)
@@ -94,7 +94,7 @@ func (n *Node) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, fill func
 		err = errForeignSnapshot
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+		return errors.Join(err, disk.RemoveAll(n.cfg.FS, dir))
 	}
 	var failed error
 	err = n.do(ctx, func() {

@@ -418,12 +418,12 @@ func TestSnapshotFilesArriveWhole(t *testing.T) {
 		if err := os.WriteFile(path, []byte(want[name]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := sendFile(path, name, func(p *metapb.SnapshotPart) error { in.list = append(in.list, p); return nil }); err != nil {
+		if err := sendFile(osFS, path, name, func(p *metapb.SnapshotPart) error { in.list = append(in.list, p); return nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
 	in.list = append(in.list, &metapb.SnapshotPart{Last: true})
-	if err := receiveFiles(in, to); err != nil {
+	if err := receiveFiles(osFS, in, to); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range want {
@@ -454,7 +454,7 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := receiveFiles(&parts{list: list}, dir); err == nil {
+		if err := receiveFiles(osFS, &parts{list: list}, dir); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "..", "f")); err == nil {

@@ -6,7 +6,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dfs"
-	"dfs/internal/disk"
 )
 
 // metrics are the figures that are counted as things happen.
@@ -68,7 +67,7 @@ func newMetrics(r prometheus.Registerer, s *Server) *metrics {
 }
 
 // keepIdentity writes down which cluster admitted this master.
-func (s *Server) keepIdentity(id identity) error { return writeIdentity(disk.OS(), s.cfg.Dir, id) }
+func (s *Server) keepIdentity(id identity) error { return writeIdentity(s.cfg.FS, s.cfg.Dir, id) }
 
 // capacity is the raw bytes of the servers that take part, as gossip tells.
 func (s *Server) capacity() (total, free uint64) {

@@ -60,11 +60,12 @@ type Config struct {
 	Registry *prometheus.Registry // nil: one of its own
 
 	// For tests.
-	FS       disk.FS       // of the Raft log; nil: the machine's
+	FS       disk.FS       // nil: the machine's
 	Listener net.Listener  // nil: TCP on Listen
 	Dialer   rpc.Dialer    // nil: TCP
 	Clock    clock.Clock   // nil: the machine's
 	Tick     time.Duration // of Raft; 0: its default
+	Segment  int64         // bytes of a file of the Raft log; 0: its default
 	DropWait time.Duration // how long a dead chunk's record stays; 0: 30 s
 
 	ReclaimEvery time.Duration // between looks for dead bytes; 0: 10 min
@@ -148,14 +149,13 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 func (s *Server) start() (err error) {
-	local := disk.OS()
-	if err := disk.MkdirSync(local, s.cfg.Dir); err != nil {
+	if err := disk.MkdirSync(s.cfg.FS, s.cfg.Dir); err != nil {
 		return err
 	}
-	if s.lock, err = local.Lock(filepath.Join(s.cfg.Dir, "lock")); err != nil {
+	if s.lock, err = s.cfg.FS.Lock(filepath.Join(s.cfg.Dir, "lock")); err != nil {
 		return fmt.Errorf("the folder %s is in use: %w", s.cfg.Dir, err)
 	}
-	if s.id, err = identify(local, &s.cfg); err != nil {
+	if s.id, err = identify(s.cfg.FS, &s.cfg); err != nil {
 		return err
 	}
 	s.cluster.Store(uint64(s.id.Cluster))
@@ -170,7 +170,7 @@ func (s *Server) start() (err error) {
 	s.pool = rpc.NewPool(s.id.Cluster, s.cfg.Dialer)
 	s.transport = newTransport(s)
 	if s.node, err = replica.Start(replica.Config{
-		ID: s.id.Node, Dir: s.cfg.Dir, FS: s.cfg.FS, Bootstrap: s.cfg.Bootstrap, Transport: s.transport, Logger: s.logger, Tick: s.cfg.Tick, Clock: s.cfg.Clock,
+		ID: s.id.Node, Dir: s.cfg.Dir, FS: s.cfg.FS, Bootstrap: s.cfg.Bootstrap, Transport: s.transport, Logger: s.logger, Tick: s.cfg.Tick, SegmentBytes: s.cfg.Segment, Clock: s.cfg.Clock,
 		Level: s.cfg.Level,
 	}); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"dfs"
+	"dfs/internal/disk"
 	"dfs/meta"
 	"dfs/meta/replica"
 	"dfs/proto/metapb"
@@ -418,15 +419,15 @@ func (t *transport) SendSnapshot(ctx context.Context, m *replica.Message, dir st
 	if err := send(&metapb.SnapshotPart{To: m.GetTo(), Message: message}); err != nil {
 		return err
 	}
-	files, err := os.ReadDir(dir)
+	files, err := t.s.cfg.FS.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		if !f.Type().IsRegular() {
+		if f.Dir {
 			continue
 		}
-		if err := sendFile(filepath.Join(dir, f.Name()), f.Name(), send); err != nil {
+		if err := sendFile(t.s.cfg.FS, filepath.Join(dir, f.Name), f.Name, send); err != nil {
 			return err
 		}
 	}
@@ -437,16 +438,18 @@ func (t *transport) SendSnapshot(ctx context.Context, m *replica.Message, dir st
 	return err
 }
 
-func sendFile(path, name string, send func(*metapb.SnapshotPart) error) error {
-	f, err := os.Open(path)
+func sendFile(fs disk.FS, path, name string, send func(*metapb.SnapshotPart) error) error {
+	f, err := fs.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	off := int64(0)
 	for first := true; ; first = false {
 		data := make([]byte, snapshotPartBytes) // gRPC keeps it until it is sent
-		n, err := io.ReadFull(f, data)
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		n, err := f.ReadAt(data, off)
+		off += int64(n)
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		if n == 0 && !first {
@@ -479,7 +482,7 @@ func (s *Server) Snapshot(in metapb.Raft_SnapshotServer) error {
 	if err := proto.Unmarshal(first.Message, &message); err != nil {
 		return status.Errorf(codes.InvalidArgument, "raft message: %v", err)
 	}
-	fill := func(dir string) error { return receiveFiles(in, dir) }
+	fill := func(dir string) error { return receiveFiles(s.cfg.FS, in, dir) }
 	if err := s.node.ReceiveSnapshot(in.Context(), &message, fill); err != nil {
 		return status.Errorf(codes.Aborted, "snapshot: %v", err)
 	}
@@ -488,8 +491,9 @@ func (s *Server) Snapshot(in metapb.Raft_SnapshotServer) error {
 }
 
 // receiveFiles writes what comes into dir, and syncs it.
-func receiveFiles(in metapb.Raft_SnapshotServer, dir string) (err error) {
-	var file *os.File
+func receiveFiles(fs disk.FS, in metapb.Raft_SnapshotServer, dir string) (err error) {
+	var file disk.File
+	off := int64(0) // in it
 	finish := func() error {
 		if file == nil {
 			return nil
@@ -508,7 +512,7 @@ func receiveFiles(in metapb.Raft_SnapshotServer, dir string) (err error) {
 			if err := finish(); err != nil {
 				return err
 			}
-			return syncDir(dir)
+			return fs.SyncDir(dir)
 		}
 		if dfs.CRC(part.Data) != part.Crc {
 			return fmt.Errorf("a part was damaged on the way: %w", dfs.EIO)
@@ -521,25 +525,19 @@ func receiveFiles(in metapb.Raft_SnapshotServer, dir string) (err error) {
 			if err := finish(); err != nil {
 				return err
 			}
-			if file, err = os.OpenFile(filepath.Join(dir, part.File), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+			if file, err = fs.OpenFile(filepath.Join(dir, part.File), os.O_CREATE|os.O_EXCL|os.O_RDWR); err != nil {
 				return err
 			}
+			off = 0
 		}
 		if file == nil {
 			return fmt.Errorf("bytes before a file's name: %w", dfs.EINVAL)
 		}
-		_, err = file.Write(part.Data)
+		_, err = file.WriteAt(part.Data, off)
+		off += int64(len(part.Data))
 		rpc.Free(part.Data)
 		if err != nil {
 			return err
 		}
 	}
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

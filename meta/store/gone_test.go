@@ -5,13 +5,14 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"dfs/internal/disk"
 	"dfs/meta"
 )
 
 // Batches of random changes against a map: what gone remembers must never hide a
 // row, nor show one.
 func TestDeletedRowsStayDeletedAndComeBack(t *testing.T) {
-	s, err := Open(t.TempDir(), nil)
+	s, err := Open(disk.OS(), t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestGoneForgetsTheOldest(t *testing.T) {
 func BenchmarkGetOfRowMadeAndDeletedOften(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s, err := Open(b.TempDir(), nil)
+			s, err := Open(disk.OS(), b.TempDir(), nil)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 
 	"dfs"
+	"dfs/internal/disk"
 	"dfs/meta"
 )
 
@@ -96,6 +97,7 @@ func decodePosition(b []byte) (Position, error) {
 
 // Store is the rows on one master's disk.
 type Store struct {
+	fs      disk.FS
 	dir     string
 	logger  *slog.Logger
 	flushed atomic.Uint64 // index up to which the rows survive a crash
@@ -108,17 +110,17 @@ type Store struct {
 
 // Open opens the store in a folder, and makes it when it is not there. The rows
 // are at Position, perhaps earlier than they were when the process died.
-func Open(dir string, logger *slog.Logger) (*Store, error) {
+func Open(fs disk.FS, dir string, logger *slog.Logger) (*Store, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MkdirSync(fs, dir); err != nil {
 		return nil, err
 	}
-	if err := finishInstall(dir); err != nil {
+	if err := finishInstall(fs, dir); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, logger: logger}
+	s := &Store{fs: fs, dir: dir, logger: logger}
 	db, err := s.open()
 	if err != nil {
 		return nil, err
@@ -133,20 +135,21 @@ func Open(dir string, logger *slog.Logger) (*Store, error) {
 
 // finishInstall ends what a crash in Install left: a store that came whole has its
 // place, one that did not is thrown away.
-func finishInstall(dir string) error {
+func finishInstall(fs disk.FS, dir string) error {
 	current, outgoing := filepath.Join(dir, currentDir), filepath.Join(dir, outgoingDir)
-	if _, err := os.Stat(current); errors.Is(err, os.ErrNotExist) {
-		if err := os.Rename(outgoing, current); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if _, err := fs.Stat(current); errors.Is(err, os.ErrNotExist) {
+		if err := fs.Rename(outgoing, current); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	return errors.Join(os.RemoveAll(outgoing), os.RemoveAll(filepath.Join(dir, incomingDir)))
+	return errors.Join(disk.RemoveAll(fs, outgoing), disk.RemoveAll(fs, filepath.Join(dir, incomingDir)))
 }
 
 func (s *Store) open() (*pebble.DB, error) {
 	cache := pebble.NewCache(CacheBytes)
 	defer cache.Unref() // the DB holds its own reference
 	opts := &pebble.Options{
+		FS:                          pebbleFS(s.fs),
 		Cache:                       cache,
 		DisableWAL:                  true, // the Raft log is replayed instead
 		MemTableSize:                memtableBytes,
@@ -270,10 +273,10 @@ func (s *Store) Checkpoint(dir string) (Position, error) {
 // the store.
 func (s *Store) Incoming() (string, error) {
 	dir := filepath.Join(s.dir, incomingDir)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := disk.RemoveAll(s.fs, dir); err != nil {
 		return "", err
 	}
-	return dir, os.MkdirAll(dir, 0o700)
+	return dir, s.fs.MkdirAll(dir)
 }
 
 // IncomingPosition is where the checkpoint in the Incoming folder is; an error when
@@ -281,7 +284,7 @@ func (s *Store) Incoming() (string, error) {
 func (s *Store) IncomingPosition(check func(meta.Reader) error) (p Position, err error) {
 	dir := filepath.Join(s.dir, incomingDir)
 	db, err := pebble.Open(dir, &pebble.Options{
-		ReadOnly: true, ErrorIfNotExists: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{s.logger},
+		FS: pebbleFS(s.fs), ReadOnly: true, ErrorIfNotExists: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{s.logger},
 	})
 	if err != nil {
 		return Position{}, fmt.Errorf("a snapshot cannot be opened: %w", err)
@@ -304,12 +307,12 @@ func (s *Store) Install() (Position, error) {
 	if err := s.db.Close(); err != nil {
 		return Position{}, fmt.Errorf("close %s: %w", s.dir, err)
 	}
-	err := os.Rename(current, outgoing)
+	err := s.fs.Rename(current, outgoing)
 	if err == nil {
-		err = os.Rename(incoming, current)
+		err = s.fs.Rename(incoming, current)
 	}
 	if err == nil {
-		err = syncDir(s.dir)
+		err = s.fs.SyncDir(s.dir)
 	}
 	if err != nil {
 		return Position{}, fmt.Errorf("install a snapshot in %s: %w", s.dir, err)
@@ -322,15 +325,7 @@ func (s *Store) Install() (Position, error) {
 		return Position{}, err
 	}
 	s.flushed.Store(s.position.Index)
-	return s.position, os.RemoveAll(outgoing)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return s.position, disk.RemoveAll(s.fs, outgoing)
 }
 
 // Metrics tells what Pebble holds: bytes on disk and in memory.

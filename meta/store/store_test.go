@@ -15,12 +15,13 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"dfs/internal/disk"
 	"dfs/meta"
 )
 
 func mustOpen(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir, nil)
+	s, err := Open(disk.OS(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -429,7 +430,7 @@ func TestUnknownPositionFormatIsRefusedAndNothingDestroyed(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustClose(t, s)
-	if again, err := Open(dir, nil); !errors.Is(err, errFormat) {
+	if again, err := Open(disk.OS(), dir, nil); !errors.Is(err, errFormat) {
 		if err == nil {
 			mustClose(t, again)
 		}
@@ -463,4 +464,53 @@ func FuzzDecodePosition(f *testing.F) {
 			t.Fatalf("%+v became %+v, %v", p, again, err)
 		}
 	})
+}
+
+// Rows on a disk that forgets are at some commit after a loss of power, whole, and not
+// before the last flush.
+func TestRowsOutliveALossOfPower(t *testing.T) {
+	const commits = 20
+	for seed := range uint64(10) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		mem := disk.NewMem()
+		s, err := Open(mem, "/m/meta", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range uint64(commits) {
+			put(t, s, i+1, map[string]string{"first": fmt.Sprint(i + 1), "second": fmt.Sprint(i + 1)})
+			if rng.IntN(8) == 0 {
+				if err := s.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		least := s.Flushed()
+		lost := mem.Crash(rng)
+		if err := s.Abandon(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Open(lost, "/m/meta", nil); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		at := s.Position().Index
+		if at < least {
+			t.Errorf("seed %d: the rows are at %d, flushed were %d", seed, at, least)
+		}
+		want := map[string]string{}
+		if at > 0 {
+			want["first"], want["second"] = fmt.Sprint(at), fmt.Sprint(at)
+		}
+		err = s.View(func(r meta.Reader) error {
+			got, _, err := scan(r, "a", "z")
+			if !maps.Equal(got, want) {
+				t.Errorf("seed %d: at %d the rows are %v", seed, at, got)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, s)
+	}
 }

@@ -35,6 +35,9 @@ const healthyTimeout = 2 * time.Minute
 // logMax is how much of the log of a test that failed is shown, in bytes.
 const logMax = 24 << 10
 
+// memSegment is how large a file of the Raft log in memory is, in bytes.
+const memSegment = 1 << 20
+
 // pollInterval is between two looks at something that a test waits for.
 const pollInterval = 20 * time.Millisecond
 
@@ -51,8 +54,8 @@ type Options struct {
 	ReclaimEvery   time.Duration // 0: the masters' default
 	ScrubEvery     time.Duration // 0: the chunk servers' default
 	Tick           time.Duration // of Raft; 0: its default
-	// Mem has networks, Raft logs and chunks in memory, so that all can be in a bubble
-	// of testing/synctest, where time is virtual. The masters' rows are on the machine's disk.
+	// Mem has networks and disks in memory, so that all can be in a bubble
+	// of testing/synctest, where time is virtual.
 	Mem bool
 	// Wires are what the daemons reach others through, by name; who has none has a
 	// network that always works. Only with Mem.
@@ -220,7 +223,13 @@ func (c *Cluster) startMaster(m *master) {
 		GossipListen: "127.0.0.1:0", GossipTransport: transport, Expected: c.o.Masters,
 		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, ReclaimEvery: c.o.ReclaimEvery, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
 	}
-	if _, err := os.Stat(m.dir); m == c.masters[0] && errors.Is(err, os.ErrNotExist) {
+	fs := m.fs
+	if fs == nil {
+		fs = disk.OS()
+	} else {
+		cfg.Segment = memSegment
+	}
+	if _, err := fs.Stat(m.dir); m == c.masters[0] && errors.Is(err, os.ErrNotExist) {
 		cfg.Bootstrap = true
 	} else if m != c.masters[0] {
 		cfg.Join = []string{c.masters[0].addr, c.masters[min(1, len(c.masters)-1)].addr}
