@@ -18,6 +18,9 @@ func (fs *fileSystem) CopyFileRange(cancel <-chan struct{}, input *gofuse.CopyFi
 	if input.Flags != 0 {
 		return 0, gofuse.EINVAL
 	}
+	if err := fs.killSetgidOf(r, &input.InHeader, to); err != nil {
+		return 0, r.status(err)
+	}
 	n, err := from.CopyRange(r, int64(input.OffIn), to.File, int64(input.OffOut), int64(min(input.Len, math.MaxUint32)))
 	if err != nil {
 		return 0, r.status(err)

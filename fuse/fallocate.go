@@ -11,5 +11,8 @@ func (fs *fileSystem) Fallocate(cancel <-chan struct{}, input *gofuse.FallocateI
 	if h == nil {
 		return gofuse.EBADF
 	}
+	if err := fs.killSetgidOf(r, &input.InHeader, h); err != nil {
+		return r.status(err)
+	}
 	return r.status(h.Fallocate(r, input.Mode, int64(input.Offset), int64(input.Length)))
 }

@@ -18,7 +18,11 @@ func (fs *fileSystem) Open(cancel <-chan struct{}, input *gofuse.OpenIn, out *go
 		return r.status(err)
 	}
 	if input.Mode&gofuse.OPEN_KILL_SUIDGID != 0 { // truncated by somebody who may not keep the bits
-		if _, err := fs.client.SetAttr(r, fs.cred(&input.InHeader), f.Ino(), client.SetAttr{KillSuid: true}); err != nil {
+		attr, err := fs.client.SetAttr(r, fs.cred(&input.InHeader), f.Ino(), client.SetAttr{KillSuid: true})
+		if err == nil {
+			err = fs.killSetgid(r, &input.InHeader, &attr)
+		}
+		if err != nil {
 			f.Release()
 			return r.status(err)
 		}

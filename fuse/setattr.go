@@ -12,7 +12,17 @@ func (fs *fileSystem) SetAttr(cancel <-chan struct{}, input *gofuse.SetAttrIn, o
 	r := fs.begin(opSetAttr, cancel, &input.InHeader)
 	defer r.end(&status)
 	ino := fs.ino(input.NodeId)
-	attr, err := fs.client.SetAttr(r, fs.cred(&input.InHeader), ino, setOf(&input.SetAttrInCommon))
+	set := setOf(&input.SetAttrInCommon)
+	var attr dfs.Attr
+	var err error
+	if input.Valid&gofuse.FATTR_KILL_SUIDGID != 0 && set.Size != nil {
+		if attr, err = fs.client.GetAttr(r, ino); err == nil {
+			err = fs.killSetgid(r, &input.InHeader, &attr)
+		}
+	}
+	if err == nil {
+		attr, err = fs.client.SetAttr(r, fs.cred(&input.InHeader), ino, set)
+	}
 	if input.Valid&gofuse.FATTR_MODE != 0 {
 		fs.forgetHarmless(ino)
 	}

@@ -138,6 +138,30 @@ func writeClearsSuid(t *testing.T, dir string) {
 		}))
 		equal(t, fmt.Sprintf("mode %o after a write by its owner", c.mode), stat(t, path).Mode&0o7777, c.want)
 	}
+	for name, change := range map[string]func(fd int) error{
+		"write":     func(fd int) error { _, err := unix.Write(fd, []byte("x")); return err },
+		"ftruncate": func(fd int) error { return unix.Ftruncate(fd, 3) },
+		"fallocate": func(fd int) error { return unix.Fallocate(fd, 0, 0, 5000) },
+		"a hole": func(fd int) error {
+			return unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 5)
+		},
+	} {
+		for groups, want := range map[int]uint32{groupB: 0o666, groupA: 0o2666} {
+			path := filepath.Join(dir, fmt.Sprint(name, groups))
+			write(t, path, []byte("0123456789"))
+			must(t, os.Chown(path, userB, groupA))
+			must(t, unix.Chmod(path, 0o2666))
+			must(t, as(t, userA, groupB, []int{groups}, func() error {
+				fd, err := unix.Open(path, unix.O_RDWR, 0)
+				if err != nil {
+					return err
+				}
+				defer unix.Close(fd)
+				return change(fd)
+			}))
+			equal(t, fmt.Sprintf("mode 02666 after %s by a user of group %d", name, groups), stat(t, path).Mode&0o7777, want)
+		}
+	}
 	path := filepath.Join(dir, "root")
 	write(t, path, []byte("0123456789"))
 	must(t, unix.Chmod(path, 0o6755))
