@@ -14,6 +14,9 @@ func (fs *FS) GetAttr(ctx context.Context, ino dfs.Ino) (dfs.Attr, error) {
 	if attr, ok := fs.leases.attr(ino); ok {
 		return fs.ours(attr), nil
 	}
+	if err := fs.confirm(ctx, ino); err != nil {
+		return dfs.Attr{}, err
+	}
 	at := fs.leases.now() // first: what is changed from here on is not settled
 	if err := fs.settleFor(ctx, ino); err != nil {
 		return dfs.Attr{}, err

@@ -45,6 +45,7 @@ type inode struct {
 	end     int64             // +checklocks:mu — after the last byte of dirty and flight; 0 when both are empty
 	bytes   int64             // +checklocks:mu — of flight
 	base    uint64            // +checklocks:mu — attr.Change before the oldest piece in flight
+	sure    uint64            // +checklocks:mu — attr.Change while leases were good, since there are bytes that are not committed
 	since   time.Time         // +checklocks:mu — of the oldest byte in dirty
 	mtime   dfs.Time          // +checklocks:mu — of the last write in dirty or flight; zero when it was set since
 	ctime   dfs.Time          // +checklocks:mu — of that write
@@ -159,6 +160,17 @@ func (in *inode) validate(attr *dfs.Attr) {
 		in.extents.reset()
 	}
 	in.attr, in.known = *attr, true
+	in.assure()
+}
+
+// assure takes attr for what the bytes are to be written over: they are not committed, and
+// others cannot have changed the file as long as leases are good.
+//
+// +checklocks:in.mu
+func (in *inode) assure() {
+	if in.end == 0 || in.fs.leases.good() {
+		in.sure = in.attr.Change
+	}
 }
 
 // small reports whether it is worth to ask for its extents with those of its neighbours.
@@ -202,6 +214,7 @@ func (in *inode) overlay() dfs.Attr {
 func (in *inode) adopt(attr *dfs.Attr) {
 	if !in.known || attr.Change > in.attr.Change {
 		in.attr, in.known = *attr, true
+		in.assure()
 	}
 }
 
@@ -313,7 +326,7 @@ func (in *inode) Committed(pieces []*appender.Piece, extents []dfs.Extent, attr 
 			in.extents.write(e)
 		}
 	}
-	in.base = in.attr.Change
+	in.base, in.sure = in.attr.Change, in.attr.Change
 	in.settledLocked(pieces)
 	in.told = false
 	known := attr != nil

@@ -944,6 +944,20 @@ func (l *leases) replace(next func()) {
 	l.fs.invalidate(inos...)
 }
 
+// claimed notes a lease that a session has got which is about to be used, for bytes of the one
+// before: nothing is answered under it before the session is attached, and written tells then
+// that it is to be kept.
+func (l *leases) claimed(ino dfs.Ino, granted []*metapb.Lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, g := range granted {
+		if dfs.Ino(g.Ino) == ino && g.Exclusive && l.nodes[ino] == nil {
+			n := l.addLocked(ino)
+			n.serial, n.exclusive = g.Serial, true
+		}
+	}
+}
+
 // attach takes up leases under a leader: those that it says were kept, but for what was
 // recalled since it was asked, at at.
 func (l *leases) attach(term uint64, until int64, at uint64, kept []*metapb.Lease) {

@@ -38,7 +38,7 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, nil
 	}
 	in := f.in
-	attr, err := in.fs.GetAttr(ctx, in.ino)
+	attr, err := in.fs.GetAttr(ctx, in.ino) // and confirm
 	if err != nil {
 		return 0, err // the extents must be those of now
 	}

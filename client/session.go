@@ -142,10 +142,11 @@ func (fs *FS) replace() {
 	fs.leases.detach()
 	fs.leases.reset()
 	fs.loseLocks()
-	if _, err := fs.beat(fs.ctx, s, beat{complete: true}); err != nil && fs.ctx.Err() == nil {
+	reply, err := fs.beat(fs.ctx, s, beat{complete: true})
+	if err != nil && fs.ctx.Err() == nil {
 		fs.cfg.Logger.Warn("open files could not be told", "err", err)
 	}
-	fs.checkWritten()
+	fs.checkWritten(s, reply.GetLeaderTerm())
 	fs.app.Reset(s.id)
 	old := fs.session.Swap(s)
 	old.finish()
@@ -154,32 +155,79 @@ func (fs *FS) replace() {
 }
 
 // checkWritten looks for files that others have changed since the lease was lost under
-// which bytes were written here: those come too late, and the next fsync or close says so.
-func (fs *FS) checkWritten() {
+// which bytes were written here: those come too late, and the next fsync or close says so. Of the
+// rest it takes the exclusive lease for the session s, so that nobody changes them before the
+// bytes are written again. term is that of the leader that knows s; 0: none does.
+func (fs *FS) checkWritten(s *session, term uint64) {
+	attached := false
 	for _, in := range fs.snapshot() {
 		in.mu.Lock()
-		written, change := in.end > 0, in.attr.Change
+		written, change := in.end > 0, in.sure
 		in.mu.Unlock()
 		if !written {
 			continue
 		}
+		if !attached && term != 0 {
+			// The leader grants leases to those only that ask for them with their heartbeats.
+			err := fs.ask(fs.ctx, func(ctx context.Context, m metapb.MetaClient) error {
+				_, err := m.Heartbeat(ctx, &metapb.HeartbeatRequest{Session: uint64(s.id), LeaderTerm: term, AttachedTerm: term})
+				return err
+			})
+			attached = err == nil
+		}
 		var reply *metapb.GetAttrReply
 		err := fs.ask(fs.ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-			reply, err = m.GetAttr(ctx, &metapb.GetAttrRequest{Ino: uint64(in.ino)})
+			reply, err = m.Acquire(ctx, &metapb.AcquireRequest{Session: uint64(s.id), Ino: uint64(in.ino)})
 			return err
 		})
-		if err != nil {
-			continue // checkOpen tries again
-		}
-		if reply.Errno == 0 && in.wrote(rpc.TimeFromProto(reply.Attr.Mtime)) {
-			continue // it is a commit of ours, whose answer was lost
-		}
-		if reply.Errno != 0 || reply.Attr.GetChange() > change {
+		switch {
+		case fs.ctx.Err() != nil:
+			return
+		case err != nil:
+			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: whether the file has changed since cannot be told", "inode", uint64(in.ino), "err", err)
+			in.loseLate(dfs.EIO)
+		case reply.Errno == 0 && in.wrote(rpc.TimeFromProto(reply.Attr.Mtime)):
+			fs.leases.claimed(in.ino, reply.Leases) // it is a commit of ours, whose answer was lost
+		case reply.Errno != 0 || reply.Attr.GetChange() > change:
 			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: the file has changed since", "inode", uint64(in.ino))
 			in.loseLate(dfs.EIO)
+		default:
+			fs.leases.claimed(in.ino, reply.Leases)
 		}
 	}
 }
+
+// confirm waits, before bytes that are not committed are shown, until it is known that they
+// are not too late: a client that was stopped for long may have lost its session, and others
+// may have changed the file since.
+func (fs *FS) confirm(ctx context.Context, ino dfs.Ino) error {
+	l := fs.leases
+	if l.good() || l.none.Load() {
+		return nil
+	}
+	in := fs.find(ino)
+	if in == nil {
+		return nil
+	}
+	defer in.release()
+	ctx, cancel := fs.bound(ctx)
+	defer cancel()
+	for !l.good() && !l.none.Load() {
+		in.mu.Lock()
+		written := in.end > 0
+		in.mu.Unlock()
+		if !written {
+			return nil
+		}
+		fs.beatNow()
+		if err := l.pauseFor(ctx, confirmPoll); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const confirmPoll = 20 * time.Millisecond
 
 // wrote reports whether a file's mtime is that of bytes which are on their way.
 func (in *inode) wrote(mtime dfs.Time) bool {

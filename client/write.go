@@ -140,6 +140,9 @@ func (in *inode) writeLocked(p []byte, off int64, kill bool) (n int, push, first
 	if n == 0 {
 		return 0, false, false
 	}
+	if in.end == 0 {
+		in.sure = in.attr.Change
+	}
 	now := time.Now()
 	in.mtime = in.fs.time()
 	in.ctime = in.mtime
