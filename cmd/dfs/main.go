@@ -54,6 +54,7 @@ func newCommand() *cobra.Command {
 		newPolicy(g),
 		newMaster(g),
 		newConfig(g),
+		newMeta(g),
 		newClients(g),
 		newLock(g),
 		newBench(g),

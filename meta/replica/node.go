@@ -169,7 +169,7 @@ func Start(cfg Config) (*Node, error) {
 	if cfg.ID == 0 {
 		return nil, errors.New("a master needs an id that is not 0")
 	}
-	rows, err := store.Open(cfg.FS, filepath.Join(cfg.Dir, "meta"), cfg.Logger)
+	rows, err := store.Open(cfg.FS, filepath.Join(cfg.Dir, RowsDir), cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -237,13 +237,22 @@ func (n *Node) open() error {
 	return nil
 }
 
+// RowsDir is the folder of the rows in that of a node.
+const RowsDir = "meta"
+
+// First is where the rows of a group are that begins with id as its only voter, and with no
+// log. Its terms come after term.
+func First(id dfs.NodeID, term uint64) (store.Position, error) {
+	conf, err := proto.Marshal(&raftpb.ConfState{Voters: []uint64{uint64(id)}})
+	return store.Position{Index: 1, Term: term, ConfState: conf}, err
+}
+
 // bootstrap makes the store of a group whose only voter is this node.
 func (n *Node) bootstrap() (store.Position, error) {
-	conf, err := proto.Marshal(&raftpb.ConfState{Voters: []uint64{uint64(n.cfg.ID)}})
+	p, err := First(n.cfg.ID, 1)
 	if err != nil {
 		return store.Position{}, err
 	}
-	p := store.Position{Index: 1, Term: 1, ConfState: conf}
 	if err := n.store.Commit(n.store.Batch(), p); err != nil {
 		return store.Position{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3"
 
 	"dfs/meta"
+	"dfs/meta/store"
 )
 
 // leaseShare is the part of an election timeout for which a majority's answer lets
@@ -129,9 +130,12 @@ func (n *Node) LocalRead(fn func(meta.View) error) error {
 // Frozen is LocalRead of the state at one moment, for what takes long: commands are applied
 // meanwhile. The node does not stop before fn returns.
 func (n *Node) Frozen(fn func(meta.View) error) error {
-	return n.using(func() error {
-		return n.store.Frozen(func(r meta.Reader) error { return fn(meta.NewView(r)) })
-	})
+	return n.FrozenRows(func(r meta.Reader, _ store.Position) error { return fn(meta.NewView(r)) })
+}
+
+// FrozenRows is Frozen for who wants all rows, and their place in the log.
+func (n *Node) FrozenRows(fn func(meta.Reader, store.Position) error) error {
+	return n.using(func() error { return n.store.Frozen(fn) })
 }
 
 // askLease renews the lease, a heartbeat's worth of time before it ends.

@@ -415,6 +415,9 @@ func (s *Server) ReportChunks(ctx context.Context, req *metapb.ReportChunksReque
 	for i, c := range req.Chunks {
 		chunks[i] = dfs.ChunkID(c)
 	}
+	if s.keepsUnknown() {
+		return &metapb.ReportChunksReply{}, nil
+	}
 	l := s.leading.Load()
 	if l == nil {
 		return nil, s.notReady()

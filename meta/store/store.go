@@ -222,14 +222,14 @@ func (s *Store) View(fn func(meta.Reader) error) error {
 	return fn(&r)
 }
 
-// Frozen calls fn with the rows as they are now, however long it takes: commits go on
+// Frozen calls fn with the rows as they are now, and their position, however long it takes: commits go on
 // meanwhile. fn must not keep the Reader.
-func (s *Store) Frozen(fn func(meta.Reader) error) error {
+func (s *Store) Frozen(fn func(meta.Reader, Position) error) error {
 	s.mu.RLock()
-	snapshot := s.db.NewSnapshot()
+	snapshot, p := s.db.NewSnapshot(), s.position
 	s.mu.RUnlock()
 	r := reader{src: snapshot}
-	err := fn(&r)
+	err := fn(&r, p)
 	r.close()
 	return errors.Join(err, snapshot.Close())
 }

@@ -2036,6 +2036,86 @@ func (*SetConfigReply) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{27}
 }
 
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{28}
+}
+
+type BackupPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupPart) Reset() {
+	*x = BackupPart{}
+	mi := &file_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupPart) ProtoMessage() {}
+
+func (x *BackupPart) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupPart.ProtoReflect.Descriptor instead.
+func (*BackupPart) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *BackupPart) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -2212,7 +2292,11 @@ const file_admin_proto_rawDesc = "" +
 	"\x10SetConfigRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\x10\n" +
-	"\x0eSetConfigReply2\x98\x05\n" +
+	"\x0eSetConfigReply\"\x0f\n" +
+	"\rBackupRequest\" \n" +
+	"\n" +
+	"BackupPart\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xdb\x05\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
@@ -2222,7 +2306,8 @@ const file_admin_proto_rawDesc = "" +
 	"\tSetServer\x12\x1e.dfs.admin.v1.SetServerRequest\x1a\x1c.dfs.admin.v1.SetServerReply\x12X\n" +
 	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReply\x12@\n" +
 	"\x06Config\x12\x1b.dfs.admin.v1.ConfigRequest\x1a\x19.dfs.admin.v1.ConfigReply\x12I\n" +
-	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReplyB\x13Z\x11dfs/proto/adminpbb\x06proto3"
+	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReply\x12A\n" +
+	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01B\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -2237,7 +2322,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_admin_proto_goTypes = []any{
 	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
 	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
@@ -2268,6 +2353,8 @@ var file_admin_proto_goTypes = []any{
 	(*Setting)(nil),               // 26: dfs.admin.v1.Setting
 	(*SetConfigRequest)(nil),      // 27: dfs.admin.v1.SetConfigRequest
 	(*SetConfigReply)(nil),        // 28: dfs.admin.v1.SetConfigReply
+	(*BackupRequest)(nil),         // 29: dfs.admin.v1.BackupRequest
+	(*BackupPart)(nil),            // 30: dfs.admin.v1.BackupPart
 }
 var file_admin_proto_depIdxs = []int32{
 	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
@@ -2290,17 +2377,19 @@ var file_admin_proto_depIdxs = []int32{
 	22, // 17: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
 	24, // 18: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
 	27, // 19: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
-	5,  // 20: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	13, // 21: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	2,  // 22: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	17, // 23: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	19, // 24: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	21, // 25: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
-	23, // 26: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	25, // 27: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
-	28, // 28: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
+	29, // 20: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
+	5,  // 21: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	13, // 22: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	2,  // 23: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	17, // 24: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	19, // 25: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	21, // 26: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	23, // 27: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	25, // 28: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
+	28, // 29: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
+	30, // 30: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -2317,7 +2406,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

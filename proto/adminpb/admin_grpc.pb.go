@@ -30,6 +30,7 @@ const (
 	Admin_TransferLeader_FullMethodName = "/dfs.admin.v1.Admin/TransferLeader"
 	Admin_Config_FullMethodName         = "/dfs.admin.v1.Admin/Config"
 	Admin_SetConfig_FullMethodName      = "/dfs.admin.v1.Admin/SetConfig"
+	Admin_Backup_FullMethodName         = "/dfs.admin.v1.Admin/Backup"
 )
 
 // AdminClient is the client API for Admin service.
@@ -47,6 +48,9 @@ type AdminClient interface {
 	// Config lists the settings of the cluster.
 	Config(ctx context.Context, in *ConfigRequest, opts ...grpc.CallOption) (*ConfigReply, error)
 	SetConfig(ctx context.Context, in *SetConfigRequest, opts ...grpc.CallOption) (*SetConfigReply, error)
+	// Backup sends all that the masters know as it is when the call comes, in the form of
+	// meta/backup.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
 }
 
 type adminClient struct {
@@ -147,6 +151,25 @@ func (c *adminClient) SetConfig(ctx context.Context, in *SetConfigRequest, opts 
 	return out, nil
 }
 
+func (c *adminClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[0], Admin_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupPart]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_BackupClient = grpc.ServerStreamingClient[BackupPart]
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -162,6 +185,9 @@ type AdminServer interface {
 	// Config lists the settings of the cluster.
 	Config(context.Context, *ConfigRequest) (*ConfigReply, error)
 	SetConfig(context.Context, *SetConfigRequest) (*SetConfigReply, error)
+	// Backup sends all that the masters know as it is when the call comes, in the form of
+	// meta/backup.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -198,6 +224,9 @@ func (UnimplementedAdminServer) Config(context.Context, *ConfigRequest) (*Config
 }
 func (UnimplementedAdminServer) SetConfig(context.Context, *SetConfigRequest) (*SetConfigReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetConfig not implemented")
+}
+func (UnimplementedAdminServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -382,6 +411,17 @@ func _Admin_SetConfig_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupPart]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_BackupServer = grpc.ServerStreamingServer[BackupPart]
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -426,6 +466,12 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_SetConfig_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Backup",
+			Handler:       _Admin_Backup_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "admin.proto",
 }

@@ -26,6 +26,7 @@ var table = []row{
 	{"meta/store", ". meta internal/disk"},
 	{"meta/replica", ". meta meta/store proto/logpb internal/clock internal/disk"},
 	{"meta/repair", ". meta placement"},
+	{"meta/backup", ". meta"},
 	// A server hands the operating system's disk to its store, and serves the admin
 	// address.
 	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/clock internal/disk internal/admin"},
