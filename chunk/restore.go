@@ -201,6 +201,28 @@ func (s *Store) Verify(id dfs.ChunkID, end uint32, pace func(bytes int) error) e
 	}
 }
 
+// Look reports what is wrong with a fragment as far as the header and the length of its file tell. Errors
+// are those of Verify.
+func (s *Store) Look(id dfs.ChunkID, end uint32) error {
+	if err := s.Verify(id, dfs.FirstRecord, func(int) error { return nil }); err != nil {
+		return err
+	}
+	c := s.find(id)
+	if c == nil {
+		return fmt.Errorf("chunk %s: %w", id, dfs.ENOENT)
+	}
+	file, err := s.files.acquire(c)
+	if err != nil {
+		return fmt.Errorf("chunk %s: %w", id, verdict(err))
+	}
+	defer s.files.release(c)
+	// The payload of the last record need not fill its last page.
+	if size, err := file.Size(); err != nil || size+dfs.PageBytes <= int64(end) {
+		return fmt.Errorf("chunk %s: its file has %d bytes of %d: %w", id, size, end, errors.Join(dfs.EIO, err))
+	}
+	return nil
+}
+
 // verify is Verify once.
 func (c *fragment) verify(file io.ReaderAt, end uint32, pace func(bytes int) error) error {
 	in := record.NewStream(io.NewSectionReader(file, dfs.FirstRecord, int64(end)-dfs.FirstRecord), dfs.FirstRecord)

@@ -87,6 +87,26 @@ func (g *global) admin(ctx context.Context, path string, fn func(context.Context
 	return err
 }
 
+// adminStream is admin for an answer that comes as a stream and takes as long as it takes.
+func (g *global) adminStream(ctx context.Context, path string, fn func(context.Context, adminpb.AdminClient) error) error {
+	addrs, err := g.addresses(path)
+	if err != nil {
+		return err
+	}
+	pool := rpc.NewPool(0, nil)
+	defer pool.Close()
+	masters := rpc.NewMasters(pool, addrs, slog.New(slog.DiscardHandler))
+	defer masters.Close()
+	find, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	if _, err := masters.Leader(find); err != nil {
+		return &cli.ExitCode{Code: cli.ExitTimeout, Err: fmt.Errorf("no answer from the cluster within %v: %w", g.timeout, err)}
+	}
+	return masters.CallStream(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		return fn(ctx, adminpb.NewAdminClient(conn))
+	})
+}
+
 // target is what a command was pointed at: an inode on a mount of this machine,
 // or a path from the root of the file system.
 type target struct {

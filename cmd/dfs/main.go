@@ -51,6 +51,7 @@ func newCommand() *cobra.Command {
 		newHealth(g),
 		newServers(g),
 		newWhere(g),
+		newCheck(g),
 		newPolicy(g),
 		newMaster(g),
 		newConfig(g),

@@ -36,7 +36,16 @@ type statusView struct {
 	Servers  []serverView  `json:"servers"`
 	Groups   []groupView   `json:"placement_groups"`
 	Repair   repairView    `json:"repair"`
+	Backlog  backlogView   `json:"backlog"`
 	Sessions []sessionView `json:"sessions"`
+}
+
+// backlogView is what is about to be freed, in raw bytes.
+type backlogView struct {
+	Files     uint64 `json:"removed_files"` // their bytes are dead when they are gone
+	Chunks    uint64 `json:"dead_chunks"`
+	Bytes     uint64 `json:"dead_chunk_bytes"`
+	DeadBytes uint64 `json:"dead_bytes"` // in chunks of which a good part is dead
 }
 
 type reasonView struct {
@@ -197,6 +206,7 @@ func viewOf(r *adminpb.StatusReply) statusView {
 	if x := r.Repair; x != nil {
 		v.Repair = repairView{Chunks: x.Chunks, Critical: x.Critical, Lost: x.Lost, Waiting: x.Waiting, Bytes: x.Bytes, Rate: x.BytesPerSecond}
 	}
+	v.Backlog = backlogView{Files: r.Orphans, Chunks: r.Backlog.GetChunks(), Bytes: r.Backlog.GetBytes(), DeadBytes: r.Backlog.GetDeadBytes()}
 	for _, x := range r.Sessions {
 		v.Sessions = append(v.Sessions, sessionView{ID: dfs.SessionID(x.Id).String(), Host: x.Host, Mountpoint: x.Mountpoint, Version: x.Version,
 			Idle: time.Duration(x.IdleNanos).Seconds(), Open: x.Open})
@@ -231,6 +241,9 @@ func (v *statusView) print(w io.Writer, wide bool) {
 	fmt.Fprintf(w, "leader    %s, term %d, map epoch %d\n", v.Leader, v.Term, v.Epoch)
 	fmt.Fprintf(w, "capacity  %s used of %s raw (%.1f%%), %s free\n", bytesText(v.Capacity.Used), bytesText(v.Capacity.Total), used, bytesText(v.Capacity.Free))
 	fmt.Fprintf(w, "objects   %d inodes, %d chunks, %d orphans, %s\n", v.Inodes, v.Chunks, v.Orphans, count(len(v.Sessions), "session"))
+	if b := v.Backlog; b != (backlogView{}) {
+		fmt.Fprintf(w, "freeing   %s, %s (%s raw), %s raw of dead parts\n", count(int(b.Files), "removed file"), count(int(b.Chunks), "dead chunk"), bytesText(b.Bytes), bytesText(b.DeadBytes))
+	}
 	for _, g := range v.Groups {
 		fmt.Fprintf(w, "groups    %s: %s\n", g.Policy, g.text())
 	}

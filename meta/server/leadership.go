@@ -31,6 +31,7 @@ type leadership struct {
 	leases   *leaseTable
 	locks    *lockQueue
 	ledger   *ledger
+	checks   sync.Mutex // held by the one that runs
 	repairs  repairs
 	reclaims reclaims
 

@@ -62,6 +62,21 @@ func (k *kept) there(m *dfs.ClusterMap, home []dfs.NodeID) (there uint32) {
 	return there
 }
 
+// worthReclaim reports whether much of a chunk is dead, but not all.
+func (k *kept) worthReclaim(id dfs.ChunkID) bool {
+	return k.sealed && k.live > 0 && k.dead(id) >= max(reclaimMin, int64(k.committed)/reclaimPart)
+}
+
+// dead is how much of each fragment of a chunk is part of no file, with what its headers take.
+func (k *kept) dead(id dfs.ChunkID) int64 {
+	return int64(k.committed) - dfs.FirstRecord - int64(k.live)/int64(id.Layout().Data())
+}
+
+// keptOf is what is kept of a record.
+func keptOf(c *meta.Chunk) kept {
+	return kept{live: c.Live, present: c.Present, committed: c.Committed, sealed: c.Sealed}
+}
+
 // lack is what a chunk lacks by the map.
 type lack struct {
 	counts  bool   // it is part of some file
@@ -81,6 +96,9 @@ type repairState struct {
 	lost     uint64    // of them: that cannot be read now
 	waiting  uint64    // fragments whose server is down, or that have none
 	bytes    uint64    // to be made now
+	dead     uint64    // chunks of which nothing is part of a file
+	deadRaw  uint64    // bytes that they take on all servers
+	dyingRaw uint64    // dead bytes of the others of which a good part is dead
 	pinned   map[dfs.PG]bool
 }
 
@@ -249,9 +267,11 @@ func (g *ledger) putLocked(m *dfs.ClusterMap, c *meta.Chunk) {
 	if g.groups[pg] == nil {
 		g.groups[pg] = map[dfs.ChunkID]kept{}
 	}
-	k := kept{live: c.Live, present: c.Present, committed: c.Committed, sealed: c.Sealed}
+	k := keptOf(c)
+	g.freeLocked(c.ID, g.groups[pg][c.ID], -1)
+	g.freeLocked(c.ID, k, 1)
 	g.groups[pg][c.ID] = k
-	if worthReclaim(c) {
+	if k.worthReclaim(c.ID) {
 		g.dying[c.ID] = struct{}{}
 	} else {
 		delete(g.dying, c.ID)
@@ -262,9 +282,24 @@ func (g *ledger) putLocked(m *dfs.ClusterMap, c *meta.Chunk) {
 // +checklocks:g.mu
 func (g *ledger) dropLocked(m *dfs.ClusterMap, id dfs.ChunkID) {
 	pg := id.PG(m.Buckets)
+	g.freeLocked(id, g.groups[pg][id], -1)
 	delete(g.groups[pg], id)
 	delete(g.dying, id)
 	g.setLackLocked(pg, id, lack{})
+}
+
+// freeLocked adds a chunk to what is about to be freed, or takes it away again.
+//
+// +checklocks:g.mu
+func (g *ledger) freeLocked(id dfs.ChunkID, k kept, n int) {
+	width := id.Layout().Width()
+	switch {
+	case k.sealed && k.live == 0:
+		g.state.dead += uint64(n)
+		g.state.deadRaw += uint64(n * width * int(k.committed))
+	case k.worthReclaim(id):
+		g.state.dyingRaw += uint64(n * width * int(k.dead(id)))
+	}
 }
 
 // judgeLocked works out what a chunk lacks.

@@ -195,9 +195,15 @@ func (s *stored) full() full {
 	st := &out.state
 	for i := range all {
 		c := &all[i]
-		out.kept[c.ID] = kept{live: c.Live, present: c.Present, committed: c.Committed, sealed: c.Sealed}
-		if worthReclaim(c) {
+		k := keptOf(c)
+		out.kept[c.ID] = k
+		switch width := uint64(c.ID.Layout().Width()); {
+		case k.worthReclaim(c.ID):
 			out.dying[c.ID] = true
+			st.dyingRaw += width * uint64(k.dead(c.ID))
+		case c.Sealed && c.Live == 0:
+			st.dead++
+			st.deadRaw += width * uint64(c.Committed)
 		}
 		pg, layout, have := c.ID.PG(m.Buckets), c.ID.Layout(), 0
 		var lacks []int

@@ -93,16 +93,6 @@ func (l *leadership) findDead() error {
 	return nil
 }
 
-// worthReclaim reports whether much of a chunk is dead, but not all.
-func worthReclaim(c *meta.Chunk) bool {
-	return c.Sealed && c.Live > 0 && deadBytes(c) >= max(reclaimMin, int64(c.Committed)/reclaimPart)
-}
-
-// deadBytes is how much of each fragment of a chunk is part of no file, with what its headers take.
-func deadBytes(c *meta.Chunk) int64 {
-	return int64(c.Committed) - dfs.FirstRecord - int64(c.Live)/int64(c.ID.Layout().Data())
-}
-
 // dyingChunks lists the chunks that it is worth to make holes in.
 func (l *leadership) dyingChunks(v meta.View) ([]*dying, error) {
 	r := &l.reclaims
@@ -116,15 +106,16 @@ func (l *leadership) dyingChunks(v meta.View) ([]*dying, error) {
 		if err != nil {
 			return nil, err
 		}
+		k := keptOf(&c)
 		had, again := last[id]
 		if again {
 			r.done[id] = had
 		}
 		switch {
-		case !ok || !worthReclaim(&c) || r.orders[id] != nil:
+		case !ok || !k.worthReclaim(id) || r.orders[id] != nil:
 		case again && c.Live+uint64(c.Committed)*uint64(id.Layout().Data())/reclaimAgain > had:
 		default:
-			list = append(list, &dying{chunk: c, dead: deadBytes(&c), live: map[uint32]uint32{}})
+			list = append(list, &dying{chunk: c, dead: k.dead(id), live: map[uint32]uint32{}})
 		}
 	}
 	slices.SortFunc(list, func(a, b *dying) int { return cmp.Compare(b.dead, a.dead) })

@@ -181,6 +181,7 @@ func (l *leadership) addSessions(out *adminpb.StatusReply, snap *snapshot) {
 
 func (l *leadership) addRepair(out *adminpb.StatusReply) {
 	st, rate := l.ledger.result(), l.repairs.rate()
+	out.Backlog = &adminpb.Backlog{Chunks: st.dead, Bytes: st.deadRaw, DeadBytes: st.dyingRaw}
 	out.Repair = &adminpb.Repair{Chunks: st.chunks, Critical: st.critical, Lost: st.lost, Waiting: st.waiting, Bytes: st.bytes, BytesPerSecond: rate, Epoch: uint64(st.epoch)}
 }
 

@@ -72,7 +72,7 @@ func (x SetServerRequest_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetServerRequest_Change.Descriptor instead.
 func (SetServerRequest_Change) EnumDescriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19, 0}
+	return file_admin_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type LocksRequest struct {
@@ -354,6 +354,7 @@ type StatusReply struct {
 	Quorum        bool                   `protobuf:"varint,19,opt,name=quorum,proto3" json:"quorum,omitempty"`
 	Repair        *Repair                `protobuf:"bytes,20,opt,name=repair,proto3" json:"repair,omitempty"`
 	Level         uint32                 `protobuf:"varint,21,opt,name=level,proto3" json:"level,omitempty"` // format level of the metadata
+	Backlog       *Backlog               `protobuf:"bytes,22,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,6 +536,74 @@ func (x *StatusReply) GetLevel() uint32 {
 	return 0
 }
 
+func (x *StatusReply) GetBacklog() *Backlog {
+	if x != nil {
+		return x.Backlog
+	}
+	return nil
+}
+
+// Backlog is what is about to be freed; of removed files see orphans.
+type Backlog struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunks        uint64                 `protobuf:"varint,1,opt,name=chunks,proto3" json:"chunks,omitempty"`                        // nothing of which is part of a file
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`                          // that they take on all servers
+	DeadBytes     uint64                 `protobuf:"varint,3,opt,name=dead_bytes,json=deadBytes,proto3" json:"dead_bytes,omitempty"` // in chunks of which a good part is needed no more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backlog) Reset() {
+	*x = Backlog{}
+	mi := &file_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backlog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backlog) ProtoMessage() {}
+
+func (x *Backlog) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
+func (*Backlog) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Backlog) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *Backlog) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Backlog) GetDeadBytes() uint64 {
+	if x != nil {
+		return x.DeadBytes
+	}
+	return 0
+}
+
 // Repair is what of the chunks is missing on some server.
 type Repair struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -551,7 +620,7 @@ type Repair struct {
 
 func (x *Repair) Reset() {
 	*x = Repair{}
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +632,7 @@ func (x *Repair) String() string {
 func (*Repair) ProtoMessage() {}
 
 func (x *Repair) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[5]
+	mi := &file_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +645,7 @@ func (x *Repair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repair.ProtoReflect.Descriptor instead.
 func (*Repair) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{5}
+	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Repair) GetChunks() uint64 {
@@ -640,7 +709,7 @@ type HealthReason struct {
 
 func (x *HealthReason) Reset() {
 	*x = HealthReason{}
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +721,7 @@ func (x *HealthReason) String() string {
 func (*HealthReason) ProtoMessage() {}
 
 func (x *HealthReason) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[6]
+	mi := &file_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +734,7 @@ func (x *HealthReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReason.ProtoReflect.Descriptor instead.
 func (*HealthReason) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{6}
+	return file_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HealthReason) GetCode() string {
@@ -711,7 +780,7 @@ type Master struct {
 
 func (x *Master) Reset() {
 	*x = Master{}
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +792,7 @@ func (x *Master) String() string {
 func (*Master) ProtoMessage() {}
 
 func (x *Master) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[7]
+	mi := &file_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +805,7 @@ func (x *Master) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Master.ProtoReflect.Descriptor instead.
 func (*Master) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{7}
+	return file_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Master) GetId() uint64 {
@@ -809,7 +878,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +890,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[8]
+	mi := &file_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +903,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{8}
+	return file_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Server) GetId() uint64 {
@@ -942,7 +1011,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1023,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[9]
+	mi := &file_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1036,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{9}
+	return file_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Group) GetLayout() uint32 {
@@ -1026,7 +1095,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1107,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[10]
+	mi := &file_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,7 +1120,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{10}
+	return file_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Session) GetId() uint64 {
@@ -1108,7 +1177,7 @@ type WhereRequest struct {
 
 func (x *WhereRequest) Reset() {
 	*x = WhereRequest{}
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1189,7 @@ func (x *WhereRequest) String() string {
 func (*WhereRequest) ProtoMessage() {}
 
 func (x *WhereRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[11]
+	mi := &file_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1202,7 @@ func (x *WhereRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereRequest.ProtoReflect.Descriptor instead.
 func (*WhereRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{11}
+	return file_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WhereRequest) GetPath() string {
@@ -1180,7 +1249,7 @@ type WhereReply struct {
 
 func (x *WhereReply) Reset() {
 	*x = WhereReply{}
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1261,7 @@ func (x *WhereReply) String() string {
 func (*WhereReply) ProtoMessage() {}
 
 func (x *WhereReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[12]
+	mi := &file_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1274,7 @@ func (x *WhereReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereReply.ProtoReflect.Descriptor instead.
 func (*WhereReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{12}
+	return file_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WhereReply) GetErrno() uint32 {
@@ -1279,7 +1348,7 @@ type WhereExtent struct {
 
 func (x *WhereExtent) Reset() {
 	*x = WhereExtent{}
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1360,7 @@ func (x *WhereExtent) String() string {
 func (*WhereExtent) ProtoMessage() {}
 
 func (x *WhereExtent) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[13]
+	mi := &file_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1373,7 @@ func (x *WhereExtent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereExtent.ProtoReflect.Descriptor instead.
 func (*WhereExtent) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{13}
+	return file_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WhereExtent) GetOff() uint64 {
@@ -1368,7 +1437,7 @@ type WhereFragment struct {
 
 func (x *WhereFragment) Reset() {
 	*x = WhereFragment{}
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1449,7 @@ func (x *WhereFragment) String() string {
 func (*WhereFragment) ProtoMessage() {}
 
 func (x *WhereFragment) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[14]
+	mi := &file_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1462,7 @@ func (x *WhereFragment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhereFragment.ProtoReflect.Descriptor instead.
 func (*WhereFragment) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{14}
+	return file_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WhereFragment) GetServer() uint64 {
@@ -1433,7 +1502,7 @@ type AddMasterRequest struct {
 
 func (x *AddMasterRequest) Reset() {
 	*x = AddMasterRequest{}
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1514,7 @@ func (x *AddMasterRequest) String() string {
 func (*AddMasterRequest) ProtoMessage() {}
 
 func (x *AddMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[15]
+	mi := &file_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1527,7 @@ func (x *AddMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMasterRequest.ProtoReflect.Descriptor instead.
 func (*AddMasterRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{15}
+	return file_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddMasterRequest) GetAddr() string {
@@ -1477,7 +1546,7 @@ type AddMasterReply struct {
 
 func (x *AddMasterReply) Reset() {
 	*x = AddMasterReply{}
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1558,7 @@ func (x *AddMasterReply) String() string {
 func (*AddMasterReply) ProtoMessage() {}
 
 func (x *AddMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[16]
+	mi := &file_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1571,7 @@ func (x *AddMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMasterReply.ProtoReflect.Descriptor instead.
 func (*AddMasterReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddMasterReply) GetName() string {
@@ -1522,7 +1591,7 @@ type RemoveMasterRequest struct {
 
 func (x *RemoveMasterRequest) Reset() {
 	*x = RemoveMasterRequest{}
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1603,7 @@ func (x *RemoveMasterRequest) String() string {
 func (*RemoveMasterRequest) ProtoMessage() {}
 
 func (x *RemoveMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[17]
+	mi := &file_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1616,7 @@ func (x *RemoveMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMasterRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMasterRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveMasterRequest) GetName() string {
@@ -1572,7 +1641,7 @@ type RemoveMasterReply struct {
 
 func (x *RemoveMasterReply) Reset() {
 	*x = RemoveMasterReply{}
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1653,7 @@ func (x *RemoveMasterReply) String() string {
 func (*RemoveMasterReply) ProtoMessage() {}
 
 func (x *RemoveMasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[18]
+	mi := &file_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1666,7 @@ func (x *RemoveMasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMasterReply.ProtoReflect.Descriptor instead.
 func (*RemoveMasterReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_proto_rawDescGZIP(), []int{19}
 }
 
 type SetServerRequest struct {
@@ -1611,7 +1680,7 @@ type SetServerRequest struct {
 
 func (x *SetServerRequest) Reset() {
 	*x = SetServerRequest{}
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1692,7 @@ func (x *SetServerRequest) String() string {
 func (*SetServerRequest) ProtoMessage() {}
 
 func (x *SetServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[19]
+	mi := &file_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1705,7 @@ func (x *SetServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetServerRequest.ProtoReflect.Descriptor instead.
 func (*SetServerRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetServerRequest) GetName() string {
@@ -1668,7 +1737,7 @@ type SetServerReply struct {
 
 func (x *SetServerReply) Reset() {
 	*x = SetServerReply{}
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1749,7 @@ func (x *SetServerReply) String() string {
 func (*SetServerReply) ProtoMessage() {}
 
 func (x *SetServerReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[20]
+	mi := &file_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1762,7 @@ func (x *SetServerReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetServerReply.ProtoReflect.Descriptor instead.
 func (*SetServerReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_proto_rawDescGZIP(), []int{21}
 }
 
 type TransferLeaderRequest struct {
@@ -1705,7 +1774,7 @@ type TransferLeaderRequest struct {
 
 func (x *TransferLeaderRequest) Reset() {
 	*x = TransferLeaderRequest{}
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1786,7 @@ func (x *TransferLeaderRequest) String() string {
 func (*TransferLeaderRequest) ProtoMessage() {}
 
 func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[21]
+	mi := &file_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1799,7 @@ func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TransferLeaderRequest) GetName() string {
@@ -1749,7 +1818,7 @@ type TransferLeaderReply struct {
 
 func (x *TransferLeaderReply) Reset() {
 	*x = TransferLeaderReply{}
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1830,7 @@ func (x *TransferLeaderReply) String() string {
 func (*TransferLeaderReply) ProtoMessage() {}
 
 func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[22]
+	mi := &file_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1843,7 @@ func (x *TransferLeaderReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderReply.ProtoReflect.Descriptor instead.
 func (*TransferLeaderReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TransferLeaderReply) GetLeader() string {
@@ -1792,7 +1861,7 @@ type ConfigRequest struct {
 
 func (x *ConfigRequest) Reset() {
 	*x = ConfigRequest{}
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1873,7 @@ func (x *ConfigRequest) String() string {
 func (*ConfigRequest) ProtoMessage() {}
 
 func (x *ConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[23]
+	mi := &file_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1886,7 @@ func (x *ConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigRequest.ProtoReflect.Descriptor instead.
 func (*ConfigRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_proto_rawDescGZIP(), []int{24}
 }
 
 type ConfigReply struct {
@@ -1829,7 +1898,7 @@ type ConfigReply struct {
 
 func (x *ConfigReply) Reset() {
 	*x = ConfigReply{}
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1910,7 @@ func (x *ConfigReply) String() string {
 func (*ConfigReply) ProtoMessage() {}
 
 func (x *ConfigReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[24]
+	mi := &file_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1923,7 @@ func (x *ConfigReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigReply.ProtoReflect.Descriptor instead.
 func (*ConfigReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConfigReply) GetSettings() []*Setting {
@@ -1878,7 +1947,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1959,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[25]
+	mi := &file_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1972,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Setting) GetName() string {
@@ -1958,7 +2027,7 @@ type SetConfigRequest struct {
 
 func (x *SetConfigRequest) Reset() {
 	*x = SetConfigRequest{}
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2039,7 @@ func (x *SetConfigRequest) String() string {
 func (*SetConfigRequest) ProtoMessage() {}
 
 func (x *SetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[26]
+	mi := &file_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2052,7 @@ func (x *SetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConfigRequest.ProtoReflect.Descriptor instead.
 func (*SetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetConfigRequest) GetName() string {
@@ -2008,7 +2077,7 @@ type SetConfigReply struct {
 
 func (x *SetConfigReply) Reset() {
 	*x = SetConfigReply{}
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2089,7 @@ func (x *SetConfigReply) String() string {
 func (*SetConfigReply) ProtoMessage() {}
 
 func (x *SetConfigReply) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[27]
+	mi := &file_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2102,7 @@ func (x *SetConfigReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetConfigReply.ProtoReflect.Descriptor instead.
 func (*SetConfigReply) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type BackupRequest struct {
@@ -2044,7 +2113,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_admin_proto_msgTypes[28]
+	mi := &file_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2125,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[28]
+	mi := &file_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2138,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_proto_rawDescGZIP(), []int{29}
 }
 
 type BackupPart struct {
@@ -2081,7 +2150,7 @@ type BackupPart struct {
 
 func (x *BackupPart) Reset() {
 	*x = BackupPart{}
-	mi := &file_admin_proto_msgTypes[29]
+	mi := &file_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2162,7 @@ func (x *BackupPart) String() string {
 func (*BackupPart) ProtoMessage() {}
 
 func (x *BackupPart) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_proto_msgTypes[29]
+	mi := &file_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2175,7 @@ func (x *BackupPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupPart.ProtoReflect.Descriptor instead.
 func (*BackupPart) Descriptor() ([]byte, []int) {
-	return file_admin_proto_rawDescGZIP(), []int{29}
+	return file_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BackupPart) GetData() []byte {
@@ -2114,6 +2183,290 @@ func (x *BackupPart) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`                             // a file or folder; empty, without ino: all there is
+	Ino           uint64                 `protobuf:"varint,2,opt,name=ino,proto3" json:"ino,omitempty"`                              // when not 0, instead of path
+	Quick         bool                   `protobuf:"varint,3,opt,name=quick,proto3" json:"quick,omitempty"`                          // presence and length only
+	Repair        bool                   `protobuf:"varint,4,opt,name=repair,proto3" json:"repair,omitempty"`                        // what is damaged is made anew
+	WaitNanos     int64                  `protobuf:"varint,5,opt,name=wait_nanos,json=waitNanos,proto3" json:"wait_nanos,omitempty"` // how long to wait for that
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CheckRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *CheckRequest) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *CheckRequest) GetQuick() bool {
+	if x != nil {
+		return x.Quick
+	}
+	return false
+}
+
+func (x *CheckRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *CheckRequest) GetWaitNanos() int64 {
+	if x != nil {
+		return x.WaitNanos
+	}
+	return 0
+}
+
+type CheckReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunks        uint64                 `protobuf:"varint,1,opt,name=chunks,proto3" json:"chunks,omitempty"` // so far
+	Fragments     uint64                 `protobuf:"varint,2,opt,name=fragments,proto3" json:"fragments,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`      // read by the servers
+	Findings      []*Finding             `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"` // new ones
+	Done          bool                   `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`        // that was all
+	Errno         uint32                 `protobuf:"varint,6,opt,name=errno,proto3" json:"errno,omitempty"`      // of path
+	Files         uint64                 `protobuf:"varint,7,opt,name=files,proto3" json:"files,omitempty"`      // that the check is about
+	Due           uint64                 `protobuf:"varint,8,opt,name=due,proto3" json:"due,omitempty"`          // fragments that are stored and wait to be freed
+	More          bool                   `protobuf:"varint,9,opt,name=more,proto3" json:"more,omitempty"`        // there were more findings than are told
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckReply) Reset() {
+	*x = CheckReply{}
+	mi := &file_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckReply) ProtoMessage() {}
+
+func (x *CheckReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckReply.ProtoReflect.Descriptor instead.
+func (*CheckReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CheckReply) GetChunks() uint64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *CheckReply) GetFragments() uint64 {
+	if x != nil {
+		return x.Fragments
+	}
+	return 0
+}
+
+func (x *CheckReply) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CheckReply) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *CheckReply) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *CheckReply) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+func (x *CheckReply) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *CheckReply) GetDue() uint64 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
+func (x *CheckReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`        // one that was found before comes again when it is repaired
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`     // metadata, missing, damaged, unreachable, stray
+	Chunk         uint64                 `protobuf:"fixed64,3,opt,name=chunk,proto3" json:"chunk,omitempty"` // 0: it is about none
+	Server        string                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"` // name
+	Ino           uint64                 `protobuf:"varint,5,opt,name=ino,proto3" json:"ino,omitempty"`
+	Text          string                 `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`
+	Files         []string               `protobuf:"bytes,7,rep,name=files,proto3" json:"files,omitempty"` // that have bytes in it
+	Repaired      bool                   `protobuf:"varint,8,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Finding) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Finding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Finding) GetChunk() uint64 {
+	if x != nil {
+		return x.Chunk
+	}
+	return 0
+}
+
+func (x *Finding) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Finding) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Finding) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *Finding) GetRepaired() bool {
+	if x != nil {
+		return x.Repaired
+	}
+	return false
 }
 
 var File_admin_proto protoreflect.FileDescriptor
@@ -2142,7 +2495,7 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"mountpoint\x18\v \x01(\tR\n" +
 	"mountpoint\"\x0f\n" +
-	"\rStatusRequest\"\xae\x05\n" +
+	"\rStatusRequest\"\xdf\x05\n" +
 	"\vStatusReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x12\n" +
@@ -2168,7 +2521,13 @@ const file_admin_proto_rawDesc = "" +
 	"\aversion\x18\x12 \x01(\tR\aversion\x12\x16\n" +
 	"\x06quorum\x18\x13 \x01(\bR\x06quorum\x12,\n" +
 	"\x06repair\x18\x14 \x01(\v2\x14.dfs.admin.v1.RepairR\x06repair\x12\x14\n" +
-	"\x05level\x18\x15 \x01(\rR\x05level\"\xc0\x01\n" +
+	"\x05level\x18\x15 \x01(\rR\x05level\x12/\n" +
+	"\abacklog\x18\x16 \x01(\v2\x15.dfs.admin.v1.BacklogR\abacklog\"V\n" +
+	"\aBacklog\x12\x16\n" +
+	"\x06chunks\x18\x01 \x01(\x04R\x06chunks\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1d\n" +
+	"\n" +
+	"dead_bytes\x18\x03 \x01(\x04R\tdeadBytes\"\xc0\x01\n" +
 	"\x06Repair\x12\x16\n" +
 	"\x06chunks\x18\x01 \x01(\x04R\x06chunks\x12\x1a\n" +
 	"\bcritical\x18\x02 \x01(\x04R\bcritical\x12\x12\n" +
@@ -2296,7 +2655,34 @@ const file_admin_proto_rawDesc = "" +
 	"\rBackupRequest\" \n" +
 	"\n" +
 	"BackupPart\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\xdb\x05\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x81\x01\n" +
+	"\fCheckRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
+	"\x03ino\x18\x02 \x01(\x04R\x03ino\x12\x14\n" +
+	"\x05quick\x18\x03 \x01(\bR\x05quick\x12\x16\n" +
+	"\x06repair\x18\x04 \x01(\bR\x06repair\x12\x1d\n" +
+	"\n" +
+	"wait_nanos\x18\x05 \x01(\x03R\twaitNanos\"\xf1\x01\n" +
+	"\n" +
+	"CheckReply\x12\x16\n" +
+	"\x06chunks\x18\x01 \x01(\x04R\x06chunks\x12\x1c\n" +
+	"\tfragments\x18\x02 \x01(\x04R\tfragments\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x121\n" +
+	"\bfindings\x18\x04 \x03(\v2\x15.dfs.admin.v1.FindingR\bfindings\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\x12\x14\n" +
+	"\x05errno\x18\x06 \x01(\rR\x05errno\x12\x14\n" +
+	"\x05files\x18\a \x01(\x04R\x05files\x12\x10\n" +
+	"\x03due\x18\b \x01(\x04R\x03due\x12\x12\n" +
+	"\x04more\x18\t \x01(\bR\x04more\"\xb3\x01\n" +
+	"\aFinding\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05chunk\x18\x03 \x01(\x06R\x05chunk\x12\x16\n" +
+	"\x06server\x18\x04 \x01(\tR\x06server\x12\x10\n" +
+	"\x03ino\x18\x05 \x01(\x04R\x03ino\x12\x12\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\x12\x14\n" +
+	"\x05files\x18\a \x03(\tR\x05files\x12\x1a\n" +
+	"\brepaired\x18\b \x01(\bR\brepaired2\x9c\x06\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
@@ -2307,7 +2693,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReply\x12@\n" +
 	"\x06Config\x12\x1b.dfs.admin.v1.ConfigRequest\x1a\x19.dfs.admin.v1.ConfigReply\x12I\n" +
 	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReply\x12A\n" +
-	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01B\x13Z\x11dfs/proto/adminpbb\x06proto3"
+	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01\x12?\n" +
+	"\x05Check\x12\x1a.dfs.admin.v1.CheckRequest\x1a\x18.dfs.admin.v1.CheckReply0\x01B\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
 var (
 	file_admin_proto_rawDescOnce sync.Once
@@ -2322,7 +2709,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_admin_proto_goTypes = []any{
 	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
 	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
@@ -2330,69 +2717,77 @@ var file_admin_proto_goTypes = []any{
 	(*Lock)(nil),                  // 3: dfs.admin.v1.Lock
 	(*StatusRequest)(nil),         // 4: dfs.admin.v1.StatusRequest
 	(*StatusReply)(nil),           // 5: dfs.admin.v1.StatusReply
-	(*Repair)(nil),                // 6: dfs.admin.v1.Repair
-	(*HealthReason)(nil),          // 7: dfs.admin.v1.HealthReason
-	(*Master)(nil),                // 8: dfs.admin.v1.Master
-	(*Server)(nil),                // 9: dfs.admin.v1.Server
-	(*Group)(nil),                 // 10: dfs.admin.v1.Group
-	(*Session)(nil),               // 11: dfs.admin.v1.Session
-	(*WhereRequest)(nil),          // 12: dfs.admin.v1.WhereRequest
-	(*WhereReply)(nil),            // 13: dfs.admin.v1.WhereReply
-	(*WhereExtent)(nil),           // 14: dfs.admin.v1.WhereExtent
-	(*WhereFragment)(nil),         // 15: dfs.admin.v1.WhereFragment
-	(*AddMasterRequest)(nil),      // 16: dfs.admin.v1.AddMasterRequest
-	(*AddMasterReply)(nil),        // 17: dfs.admin.v1.AddMasterReply
-	(*RemoveMasterRequest)(nil),   // 18: dfs.admin.v1.RemoveMasterRequest
-	(*RemoveMasterReply)(nil),     // 19: dfs.admin.v1.RemoveMasterReply
-	(*SetServerRequest)(nil),      // 20: dfs.admin.v1.SetServerRequest
-	(*SetServerReply)(nil),        // 21: dfs.admin.v1.SetServerReply
-	(*TransferLeaderRequest)(nil), // 22: dfs.admin.v1.TransferLeaderRequest
-	(*TransferLeaderReply)(nil),   // 23: dfs.admin.v1.TransferLeaderReply
-	(*ConfigRequest)(nil),         // 24: dfs.admin.v1.ConfigRequest
-	(*ConfigReply)(nil),           // 25: dfs.admin.v1.ConfigReply
-	(*Setting)(nil),               // 26: dfs.admin.v1.Setting
-	(*SetConfigRequest)(nil),      // 27: dfs.admin.v1.SetConfigRequest
-	(*SetConfigReply)(nil),        // 28: dfs.admin.v1.SetConfigReply
-	(*BackupRequest)(nil),         // 29: dfs.admin.v1.BackupRequest
-	(*BackupPart)(nil),            // 30: dfs.admin.v1.BackupPart
+	(*Backlog)(nil),               // 6: dfs.admin.v1.Backlog
+	(*Repair)(nil),                // 7: dfs.admin.v1.Repair
+	(*HealthReason)(nil),          // 8: dfs.admin.v1.HealthReason
+	(*Master)(nil),                // 9: dfs.admin.v1.Master
+	(*Server)(nil),                // 10: dfs.admin.v1.Server
+	(*Group)(nil),                 // 11: dfs.admin.v1.Group
+	(*Session)(nil),               // 12: dfs.admin.v1.Session
+	(*WhereRequest)(nil),          // 13: dfs.admin.v1.WhereRequest
+	(*WhereReply)(nil),            // 14: dfs.admin.v1.WhereReply
+	(*WhereExtent)(nil),           // 15: dfs.admin.v1.WhereExtent
+	(*WhereFragment)(nil),         // 16: dfs.admin.v1.WhereFragment
+	(*AddMasterRequest)(nil),      // 17: dfs.admin.v1.AddMasterRequest
+	(*AddMasterReply)(nil),        // 18: dfs.admin.v1.AddMasterReply
+	(*RemoveMasterRequest)(nil),   // 19: dfs.admin.v1.RemoveMasterRequest
+	(*RemoveMasterReply)(nil),     // 20: dfs.admin.v1.RemoveMasterReply
+	(*SetServerRequest)(nil),      // 21: dfs.admin.v1.SetServerRequest
+	(*SetServerReply)(nil),        // 22: dfs.admin.v1.SetServerReply
+	(*TransferLeaderRequest)(nil), // 23: dfs.admin.v1.TransferLeaderRequest
+	(*TransferLeaderReply)(nil),   // 24: dfs.admin.v1.TransferLeaderReply
+	(*ConfigRequest)(nil),         // 25: dfs.admin.v1.ConfigRequest
+	(*ConfigReply)(nil),           // 26: dfs.admin.v1.ConfigReply
+	(*Setting)(nil),               // 27: dfs.admin.v1.Setting
+	(*SetConfigRequest)(nil),      // 28: dfs.admin.v1.SetConfigRequest
+	(*SetConfigReply)(nil),        // 29: dfs.admin.v1.SetConfigReply
+	(*BackupRequest)(nil),         // 30: dfs.admin.v1.BackupRequest
+	(*BackupPart)(nil),            // 31: dfs.admin.v1.BackupPart
+	(*CheckRequest)(nil),          // 32: dfs.admin.v1.CheckRequest
+	(*CheckReply)(nil),            // 33: dfs.admin.v1.CheckReply
+	(*Finding)(nil),               // 34: dfs.admin.v1.Finding
 }
 var file_admin_proto_depIdxs = []int32{
 	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
-	7,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
-	8,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
-	9,  // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
-	10, // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
-	11, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
-	6,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
-	14, // 7: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
-	15, // 8: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
-	0,  // 9: dfs.admin.v1.SetServerRequest.change:type_name -> dfs.admin.v1.SetServerRequest.Change
-	26, // 10: dfs.admin.v1.ConfigReply.settings:type_name -> dfs.admin.v1.Setting
-	4,  // 11: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	12, // 12: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	1,  // 13: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
-	16, // 14: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	18, // 15: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	20, // 16: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
-	22, // 17: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	24, // 18: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
-	27, // 19: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
-	29, // 20: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
-	5,  // 21: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	13, // 22: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	2,  // 23: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	17, // 24: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	19, // 25: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	21, // 26: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
-	23, // 27: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	25, // 28: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
-	28, // 29: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
-	30, // 30: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	8,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
+	9,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
+	10, // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
+	11, // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
+	12, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
+	7,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
+	6,  // 7: dfs.admin.v1.StatusReply.backlog:type_name -> dfs.admin.v1.Backlog
+	15, // 8: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
+	16, // 9: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
+	0,  // 10: dfs.admin.v1.SetServerRequest.change:type_name -> dfs.admin.v1.SetServerRequest.Change
+	27, // 11: dfs.admin.v1.ConfigReply.settings:type_name -> dfs.admin.v1.Setting
+	34, // 12: dfs.admin.v1.CheckReply.findings:type_name -> dfs.admin.v1.Finding
+	4,  // 13: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	13, // 14: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	1,  // 15: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	17, // 16: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	19, // 17: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	21, // 18: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
+	23, // 19: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	25, // 20: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
+	28, // 21: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
+	30, // 22: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
+	32, // 23: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
+	5,  // 24: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	14, // 25: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	2,  // 26: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	18, // 27: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	20, // 28: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	22, // 29: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	24, // 30: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	26, // 31: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
+	29, // 32: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
+	31, // 33: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
+	33, // 34: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2406,7 +2801,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1224,6 +1224,194 @@ func (x *PingReply) GetVersion() string {
 	return ""
 }
 
+type VerifyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       uint64                 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Fragments     []*VerifyFragment      `protobuf:"bytes,2,rep,name=fragments,proto3" json:"fragments,omitempty"`
+	Quick         bool                   `protobuf:"varint,3,opt,name=quick,proto3" json:"quick,omitempty"`   // presence and length only
+	Repair        bool                   `protobuf:"varint,4,opt,name=repair,proto3" json:"repair,omitempty"` // what is not whole is made anew from others
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_chunk_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *VerifyRequest) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *VerifyRequest) GetFragments() []*VerifyFragment {
+	if x != nil {
+		return x.Fragments
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetQuick() bool {
+	if x != nil {
+		return x.Quick
+	}
+	return false
+}
+
+func (x *VerifyRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+type VerifyFragment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Fragment      uint32                 `protobuf:"varint,2,opt,name=fragment,proto3" json:"fragment,omitempty"`
+	End           uint32                 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"` // bytes of the fragment file that are to be there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyFragment) Reset() {
+	*x = VerifyFragment{}
+	mi := &file_chunk_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyFragment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyFragment) ProtoMessage() {}
+
+func (x *VerifyFragment) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyFragment.ProtoReflect.Descriptor instead.
+func (*VerifyFragment) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *VerifyFragment) GetChunk() uint64 {
+	if x != nil {
+		return x.Chunk
+	}
+	return 0
+}
+
+func (x *VerifyFragment) GetFragment() uint32 {
+	if x != nil {
+		return x.Fragment
+	}
+	return 0
+}
+
+func (x *VerifyFragment) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+type VerifyReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         uint64                 `protobuf:"fixed64,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	Errno         uint32                 `protobuf:"varint,2,opt,name=errno,proto3" json:"errno,omitempty"` // ENOENT: it is not here; EIO: it is not whole
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`  // for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyReply) Reset() {
+	*x = VerifyReply{}
+	mi := &file_chunk_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyReply) ProtoMessage() {}
+
+func (x *VerifyReply) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyReply.ProtoReflect.Descriptor instead.
+func (*VerifyReply) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VerifyReply) GetChunk() uint64 {
+	if x != nil {
+		return x.Chunk
+	}
+	return 0
+}
+
+func (x *VerifyReply) GetErrno() uint32 {
+	if x != nil {
+		return x.Errno
+	}
+	return 0
+}
+
+func (x *VerifyReply) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type IntentsReply_Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        uint32                 `protobuf:"varint,1,opt,name=record,proto3" json:"record,omitempty"`                        // where it begins in the fragment file
@@ -1236,7 +1424,7 @@ type IntentsReply_Record struct {
 
 func (x *IntentsReply_Record) Reset() {
 	*x = IntentsReply_Record{}
-	mi := &file_chunk_proto_msgTypes[18]
+	mi := &file_chunk_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1436,7 @@ func (x *IntentsReply_Record) String() string {
 func (*IntentsReply_Record) ProtoMessage() {}
 
 func (x *IntentsReply_Record) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[18]
+	mi := &file_chunk_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1582,20 @@ const file_chunk_proto_rawDesc = "" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18\x03 \x01(\x04R\tfreeBytes\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion2\x81\x04\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\"\x93\x01\n" +
+	"\rVerifyRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x06R\acluster\x12:\n" +
+	"\tfragments\x18\x02 \x03(\v2\x1c.dfs.chunk.v1.VerifyFragmentR\tfragments\x12\x14\n" +
+	"\x05quick\x18\x03 \x01(\bR\x05quick\x12\x16\n" +
+	"\x06repair\x18\x04 \x01(\bR\x06repair\"T\n" +
+	"\x0eVerifyFragment\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1a\n" +
+	"\bfragment\x18\x02 \x01(\rR\bfragment\x12\x10\n" +
+	"\x03end\x18\x03 \x01(\rR\x03end\"O\n" +
+	"\vVerifyReply\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x14\n" +
+	"\x05errno\x18\x02 \x01(\rR\x05errno\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\xc5\x04\n" +
 	"\x05Chunk\x12D\n" +
 	"\x06Append\x12\x1b.dfs.chunk.v1.AppendRequest\x1a\x19.dfs.chunk.v1.AppendReply(\x010\x01\x12:\n" +
 	"\x04Read\x12\x19.dfs.chunk.v1.ReadRequest\x1a\x17.dfs.chunk.v1.ReadReply\x12:\n" +
@@ -1403,7 +1604,8 @@ const file_chunk_proto_rawDesc = "" +
 	"\x04Stat\x12\x19.dfs.chunk.v1.StatRequest\x1a\x17.dfs.chunk.v1.StatReply\x12<\n" +
 	"\x04List\x12\x19.dfs.chunk.v1.ListRequest\x1a\x17.dfs.chunk.v1.ListReply0\x01\x12?\n" +
 	"\x05Fetch\x12\x1a.dfs.chunk.v1.FetchRequest\x1a\x18.dfs.chunk.v1.FetchReply0\x01\x12:\n" +
-	"\x04Ping\x12\x19.dfs.chunk.v1.PingRequest\x1a\x17.dfs.chunk.v1.PingReplyB\x13Z\x11dfs/proto/chunkpbb\x06proto3"
+	"\x04Ping\x12\x19.dfs.chunk.v1.PingRequest\x1a\x17.dfs.chunk.v1.PingReply\x12B\n" +
+	"\x06Verify\x12\x1b.dfs.chunk.v1.VerifyRequest\x1a\x19.dfs.chunk.v1.VerifyReply0\x01B\x13Z\x11dfs/proto/chunkpbb\x06proto3"
 
 var (
 	file_chunk_proto_rawDescOnce sync.Once
@@ -1417,7 +1619,7 @@ func file_chunk_proto_rawDescGZIP() []byte {
 	return file_chunk_proto_rawDescData
 }
 
-var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_chunk_proto_goTypes = []any{
 	(*Hop)(nil),                 // 0: dfs.chunk.v1.Hop
 	(*AppendRequest)(nil),       // 1: dfs.chunk.v1.AppendRequest
@@ -1437,34 +1639,40 @@ var file_chunk_proto_goTypes = []any{
 	(*FetchReply)(nil),          // 15: dfs.chunk.v1.FetchReply
 	(*PingRequest)(nil),         // 16: dfs.chunk.v1.PingRequest
 	(*PingReply)(nil),           // 17: dfs.chunk.v1.PingReply
-	(*IntentsReply_Record)(nil), // 18: dfs.chunk.v1.IntentsReply.Record
+	(*VerifyRequest)(nil),       // 18: dfs.chunk.v1.VerifyRequest
+	(*VerifyFragment)(nil),      // 19: dfs.chunk.v1.VerifyFragment
+	(*VerifyReply)(nil),         // 20: dfs.chunk.v1.VerifyReply
+	(*IntentsReply_Record)(nil), // 21: dfs.chunk.v1.IntentsReply.Record
 }
 var file_chunk_proto_depIdxs = []int32{
 	0,  // 0: dfs.chunk.v1.AppendRequest.forward:type_name -> dfs.chunk.v1.Hop
-	18, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
+	21, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
 	11, // 2: dfs.chunk.v1.StatReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	11, // 3: dfs.chunk.v1.ListReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
-	1,  // 4: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
-	3,  // 5: dfs.chunk.v1.Chunk.Read:input_type -> dfs.chunk.v1.ReadRequest
-	5,  // 6: dfs.chunk.v1.Chunk.Seal:input_type -> dfs.chunk.v1.SealRequest
-	7,  // 7: dfs.chunk.v1.Chunk.Intents:input_type -> dfs.chunk.v1.IntentsRequest
-	9,  // 8: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
-	12, // 9: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
-	14, // 10: dfs.chunk.v1.Chunk.Fetch:input_type -> dfs.chunk.v1.FetchRequest
-	16, // 11: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
-	2,  // 12: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
-	4,  // 13: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
-	6,  // 14: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
-	8,  // 15: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
-	10, // 16: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
-	13, // 17: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
-	15, // 18: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
-	17, // 19: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	19, // 4: dfs.chunk.v1.VerifyRequest.fragments:type_name -> dfs.chunk.v1.VerifyFragment
+	1,  // 5: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
+	3,  // 6: dfs.chunk.v1.Chunk.Read:input_type -> dfs.chunk.v1.ReadRequest
+	5,  // 7: dfs.chunk.v1.Chunk.Seal:input_type -> dfs.chunk.v1.SealRequest
+	7,  // 8: dfs.chunk.v1.Chunk.Intents:input_type -> dfs.chunk.v1.IntentsRequest
+	9,  // 9: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
+	12, // 10: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
+	14, // 11: dfs.chunk.v1.Chunk.Fetch:input_type -> dfs.chunk.v1.FetchRequest
+	16, // 12: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
+	18, // 13: dfs.chunk.v1.Chunk.Verify:input_type -> dfs.chunk.v1.VerifyRequest
+	2,  // 14: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
+	4,  // 15: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
+	6,  // 16: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
+	8,  // 17: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
+	10, // 18: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
+	13, // 19: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
+	15, // 20: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
+	17, // 21: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
+	20, // 22: dfs.chunk.v1.Chunk.Verify:output_type -> dfs.chunk.v1.VerifyReply
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_chunk_proto_init() }
@@ -1478,7 +1686,7 @@ func file_chunk_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chunk_proto_rawDesc), len(file_chunk_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	Chunk_List_FullMethodName    = "/dfs.chunk.v1.Chunk/List"
 	Chunk_Fetch_FullMethodName   = "/dfs.chunk.v1.Chunk/Fetch"
 	Chunk_Ping_FullMethodName    = "/dfs.chunk.v1.Chunk/Ping"
+	Chunk_Verify_FullMethodName  = "/dfs.chunk.v1.Chunk/Verify"
 )
 
 // ChunkClient is the client API for Chunk service.
@@ -54,6 +55,8 @@ type ChunkClient interface {
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchReply], error)
 	// Ping answers when the server and its disks can work.
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
+	// Verify reads fragments that should be here, and answers once for each.
+	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReply], error)
 }
 
 type chunkClient struct {
@@ -165,6 +168,25 @@ func (c *chunkClient) Ping(ctx context.Context, in *PingRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *chunkClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Chunk_ServiceDesc.Streams[3], Chunk_Verify_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyRequest, VerifyReply]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_VerifyClient = grpc.ServerStreamingClient[VerifyReply]
+
 // ChunkServer is the server API for Chunk service.
 // All implementations must embed UnimplementedChunkServer
 // for forward compatibility.
@@ -187,6 +209,8 @@ type ChunkServer interface {
 	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchReply]) error
 	// Ping answers when the server and its disks can work.
 	Ping(context.Context, *PingRequest) (*PingReply, error)
+	// Verify reads fragments that should be here, and answers once for each.
+	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyReply]) error
 	mustEmbedUnimplementedChunkServer()
 }
 
@@ -220,6 +244,9 @@ func (UnimplementedChunkServer) Fetch(*FetchRequest, grpc.ServerStreamingServer[
 }
 func (UnimplementedChunkServer) Ping(context.Context, *PingRequest) (*PingReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
+}
+func (UnimplementedChunkServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyReply]) error {
+	return status.Error(codes.Unimplemented, "method Verify not implemented")
 }
 func (UnimplementedChunkServer) mustEmbedUnimplementedChunkServer() {}
 func (UnimplementedChunkServer) testEmbeddedByValue()               {}
@@ -361,6 +388,17 @@ func _Chunk_Ping_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Chunk_Verify_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChunkServer).Verify(m, &grpc.GenericServerStream[VerifyRequest, VerifyReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_VerifyServer = grpc.ServerStreamingServer[VerifyReply]
+
 // Chunk_ServiceDesc is the grpc.ServiceDesc for Chunk service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -404,6 +442,11 @@ var Chunk_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Fetch",
 			Handler:       _Chunk_Fetch_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Verify",
+			Handler:       _Chunk_Verify_Handler,
 			ServerStreams: true,
 		},
 	},
