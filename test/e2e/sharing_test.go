@@ -24,7 +24,7 @@ import (
 func TestRenameOverIsAtomicForOthers(t *testing.T) {
 	c := shared.get(t)
 	writer, reader := c.mount(t), c.mount(t)
-	const name = "replaced"
+	const name = "renamed-over"
 	version := func(i int) []byte {
 		return bytes.Repeat(binary.BigEndian.AppendUint32(nil, uint32(i)), 1+i*37%3000)
 	}
@@ -367,7 +367,7 @@ func TestGitFromTwoMountsInTurn(t *testing.T) {
 func TestStoppedMountShowsNothingOldAndWritesNothingLate(t *testing.T) {
 	c := shared.get(t)
 	stopped, other := c.mount(t), c.mount(t)
-	dir := func(m *mount) string { return filepath.Join(m.dir, "stopped") }
+	dir := func(m *mount) string { return filepath.Join(m.dir, "stopped-mount") }
 	mkdir(t, dir(stopped))
 	must(t, os.WriteFile(filepath.Join(dir(stopped), "read"), []byte("old"), 0o644))
 	must(t, os.WriteFile(filepath.Join(dir(stopped), "gone"), []byte("old"), 0o644))
