@@ -83,6 +83,7 @@ type Server struct {
 	clusterMap atomic.Pointer[dfs.ClusterMap]
 	mapChanged chan struct{} // the member loop should look at the map
 	mends      repairs
+	backups    backups
 	joined     atomic.Bool
 	seeds      []string // gossip addresses told by the first join; the member loop's
 
@@ -162,7 +163,8 @@ func (s *Server) start(ctx context.Context) error {
 			return fail(err)
 		}
 	}
-	s.grpc = rpc.NewServer(s.store.Cluster)
+	s.grpc = rpc.NewServer(s.store.Cluster,
+		chunkpb.Chunk_Backups_FullMethodName, chunkpb.Chunk_GetBackup_FullMethodName) // who has lost all masters knows no cluster
 	chunkpb.RegisterChunkServer(s.grpc, s)
 	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel

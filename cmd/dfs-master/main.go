@@ -70,6 +70,7 @@ func newCommand() *cobra.Command {
 	f.StringVar(&peers, "peers", "", "with --bootstrap: all masters that the cluster is made for, NAME=ADDR,...; their number is --expected")
 	f.IntVar(&cfg.Expected, "expected", 0, "how many masters the cluster is made for: fewer are a health warning")
 	f.DurationVar(&cfg.SessionTTL, "session-ttl", server.DefaultSessionTTL, "a client that is silent for so long is given up")
+	f.DurationVar(&cfg.BackupEvery, "backup-every", server.DefaultBackupEvery, "the metadata is copied to chunk servers so often, against the loss of all masters")
 	f.DurationVar(&cfg.RepairAfter, "repair-after", server.DefaultRepairAfter, "others take over what a chunk server had that is down for so long")
 	f.StringVar(&cfg.Zone, "zone", "", "failure domain of the machine")
 	f.StringVar(&cfg.Host, "host", host, "name of the machine")
@@ -115,6 +116,8 @@ func run(cmd *cobra.Command, cfg server.Config, logLevel string) error {
 		return cli.Usagef("--dir is missing: want a folder for the data")
 	case cfg.Bootstrap && len(cfg.Join) > 0:
 		return cli.Usagef("--bootstrap makes a new cluster, --join enters one: choose")
+	case cfg.BackupEvery <= 0:
+		return cli.Usagef("--backup-every=%v: must be more than nothing", cfg.BackupEvery)
 	case cfg.RepairAfter <= 0:
 		return cli.Usagef("--repair-after=%v: must be more than nothing", cfg.RepairAfter)
 	case cfg.SessionTTL < sessionTTLMin:

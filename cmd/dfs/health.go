@@ -33,6 +33,7 @@ var healthCodes = []healthCode{
 	{"PG_DEGRADED", "Some placement groups have fewer servers than their policy wants: data is safe, with less redundancy.", "bring the servers that are down back"},
 	{"PG_UNWRITABLE", "Some placement groups have too few servers for writes: programs that write there wait.", "bring the servers that are down back"},
 	{"POLICY_UNSATISFIED", "A policy in use wants more servers than the cluster has.", "add chunk servers"},
+	{"BACKUP_OLD", "The masters copy the metadata to chunk servers every hour (dfs config get backup-every), and have not managed to for three times as long: if all masters' disks were lost now, what changed since would be lost with them.", "look at the reason in dfs status; dfs meta backup FILE makes a copy by hand"},
 }
 
 // healthView is the schema of `dfs health explain -o json`.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,9 @@ import (
 	"dfs/proto/adminpb"
 	"dfs/rpc"
 )
+
+// chunkPort is where a chunk server is when its address does not say.
+const chunkPort = 7500
 
 // backupView is the schema of `dfs meta backup -o json`, verify and restore.
 type backupView struct {
@@ -132,13 +136,13 @@ func (g *global) backup(ctx context.Context, name string) (c metaserver.Checked,
 		if err != nil {
 			return err
 		}
-		parts := &partReader{next: func() ([]byte, error) {
+		parts := &metaserver.PartReader{Next: func() ([]byte, error) {
 			p, err := in.Recv()
 			return p.GetData(), err
 		}}
 		c.Tail, err = backup.Read(io.TeeReader(parts, part), func(h backup.Head) error { c.Head = h; return nil }, func(_, _ []byte) error { return nil })
-		if parts.err != nil && !errors.Is(parts.err, io.EOF) {
-			return parts.err // why it was cut short
+		if parts.Err != nil && !errors.Is(parts.Err, io.EOF) {
+			return parts.Err // why it was cut short
 		}
 		return err
 	})
@@ -157,26 +161,6 @@ func (g *global) backup(ctx context.Context, name string) (c metaserver.Checked,
 func seekStart(f *os.File) error {
 	_, err := f.Seek(0, io.SeekStart)
 	return err
-}
-
-// partReader is what comes in parts.
-type partReader struct {
-	next func() ([]byte, error)
-	left []byte
-	err  error
-}
-
-// Read implements io.Reader.
-func (p *partReader) Read(b []byte) (int, error) {
-	for len(p.left) == 0 {
-		if p.err != nil {
-			return 0, p.err
-		}
-		p.left, p.err = p.next()
-	}
-	n := copy(b, p.left)
-	p.left = p.left[n:]
-	return n, nil
 }
 
 func newMetaVerify(g *global) *cobra.Command {
@@ -213,23 +197,39 @@ cannot be used.`,
 
 func newMetaRestore(g *global) *cobra.Command {
 	o := metaserver.RestoreOptions{}
+	var from []string
 	cmd := &cobra.Command{
-		Use:   "restore FILE --dir DIR --name NAME",
+		Use:   "restore [FILE] --dir DIR --name NAME",
 		Short: "Make the folder of a master from a backup, when all masters are lost",
 		Long: `Makes DIR, which must be empty, the folder of the first master of the cluster that was
-backed up. Start that master on it, at its old address, with --name NAME and without
+backed up. Without FILE, --from-chunk-servers takes the newest copy that the chunk servers
+have, as the masters made them every hour. Start that master on it, at its old address, with --name NAME and without
 --bootstrap; then the others with empty folders and --join. Chunk servers come by
 themselves; clients go on, and what they had open is an error once.
 
 No chunk is deleted from the servers for --keep, so that nothing which was written after
 the backup is lost by this; numbers of files and chunks go on far above what was in use.`,
-		Example: "  dfs meta restore /backup/dfs-2026-12-01 --dir /var/lib/dfs/master --name master-1",
-		Args:    cobra.ExactArgs(1),
+		Example: `  dfs meta restore /backup/dfs-2026-12-01 --dir /var/lib/dfs/master --name master-1
+  dfs meta restore --from-chunk-servers 10.0.0.1,10.0.0.2,10.0.0.3 --dir /var/lib/dfs/master --name master-1`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Dir == "" || o.Name == "" {
 				return cli.Usagef("--dir and --name say which master's folder to make")
 			}
+			if (len(args) == 1) == (len(from) > 0) {
+				return cli.Usagef("give either a FILE or --from-chunk-servers")
+			}
 			o.Version = cli.Version()
+			if len(from) > 0 {
+				pool := rpc.NewPool(0, nil)
+				defer pool.Close()
+				addrs := rpc.ParseMasters(strings.Join(from, ","), chunkPort)
+				c, err := metaserver.RestoreFromServers(cmd.Context(), pool, addrs, o, func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
+				if err != nil {
+					return err
+				}
+				return newBackupView(o.Dir, c).show(g, cmd)
+			}
 			in, err := os.Open(args[0])
 			if err != nil {
 				return err
@@ -242,6 +242,7 @@ the backup is lost by this; numbers of files and chunks go on far above what was
 			return newBackupView(args[0], c).show(g, cmd)
 		},
 	}
+	cmd.Flags().StringSliceVar(&from, "from-chunk-servers", nil, "chunk servers to take the newest copy from, HOST[:PORT],...")
 	cmd.Flags().StringVar(&o.Dir, "dir", "", "folder of the master, empty")
 	cmd.Flags().StringVar(&o.Name, "name", "", "name of the master")
 	cmd.Flags().DurationVar(&o.Keep, "keep", 7*24*time.Hour, "delete no chunk from the servers for so long (dfs config set keep-unknown-until=... changes it)")

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -122,4 +123,50 @@ func TestClusterGoesOnFromABackup(t *testing.T) {
 	// Another one joins, as ever.
 	startMaster(t, func(c *Config) { c.Name, c.Bootstrap, c.Join = "master-2", false, []string{s.Addr()} })
 	voters(t, s, 2)
+}
+
+func TestCopyIsDueAfterItsTimeAndLateAfterThree(t *testing.T) {
+	const every = time.Hour
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+	for _, x := range []struct {
+		what         string
+		began, last  time.Duration // ago; last 0: none is known
+		due, overdue bool
+	}{
+		{"a new leader waits a little", 0, 0, false, false},
+		{"none is known", 2 * backupRetry, 0, true, false},
+		{"none is known for long", 4 * every, 0, true, true},
+		{"a new one", 9 * every, every / 2, false, false},
+		{"an old one", 0, every + time.Minute, true, false},
+		{"one that is too old", 0, 4 * every, true, true},
+	} {
+		var c copies
+		if x.last != 0 {
+			c.note(ago(x.last), nil)
+		}
+		if got := c.due(ago(x.began), every); got != x.due {
+			t.Errorf("%s: due %v", x.what, got)
+		}
+		if _, _, got := c.late(ago(x.began), every); got != x.overdue {
+			t.Errorf("%s: late %v", x.what, got)
+		}
+		c.note(time.Time{}, dfs.EIO)
+		if c.due(ago(x.began), every) {
+			t.Errorf("%s: due at once after a failure", x.what)
+		}
+	}
+}
+
+func TestCopiesGoToDifferentHostsFirst(t *testing.T) {
+	m := &dfs.ClusterMap{Servers: []dfs.Server{
+		{ID: 1, Host: "a", State: dfs.ServerUp}, {ID: 2, Host: "a", State: dfs.ServerUp}, {ID: 3, Host: "b", State: dfs.ServerDown},
+		{ID: 4, Host: "c", State: dfs.ServerUp}, {ID: 5, Host: "a", State: dfs.ServerUp}, {ID: 6, Host: "b", State: dfs.ServerUp},
+	}}
+	var got []dfs.NodeID
+	for _, s := range copyServers(m) {
+		got = append(got, s.ID)
+	}
+	if want := []dfs.NodeID{1, 4, 6, 2, 5}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }

@@ -33,6 +33,8 @@ type leadership struct {
 	ledger   *ledger
 	checks   sync.Mutex // held by the one that runs
 	repairs  repairs
+	began    time.Time
+	copies   copies
 	reclaims reclaims
 
 	mu       sync.Mutex
@@ -499,8 +501,9 @@ func (s *Server) serveTerm(term uint64) {
 	defer func() { cancel(); <-watch }()
 	l := &leadership{
 		s: s, term: term, ctx: ctx, cancel: cancel, sessions: map[dfs.SessionID]*liveSession{}, reaping: map[dfs.Ino]struct{}{}, owing: map[dfs.SessionID]time.Time{}, telling: map[dfs.SessionID]*telling{},
-		scan: true, // what was orphaned in earlier terms
-		reap: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		began: time.Now(),
+		scan:  true, // what was orphaned in earlier terms
+		reap:  make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
 	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
 	l.repairs.kick = make(chan struct{}, 1)
@@ -515,7 +518,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	s.leading.Store(l)
 	s.logger.Info("leading", "term", term)
-	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.raiseLevel, l.findRepairs, l.rebalance, l.reclaimDead} {
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.raiseLevel, l.keepCopies, l.findRepairs, l.rebalance, l.reclaimDead} {
 		l.wg.Go(duty)
 	}
 	<-ctx.Done()

@@ -1,12 +1,15 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"dfs"
@@ -15,6 +18,8 @@ import (
 	"dfs/meta/backup"
 	"dfs/meta/replica"
 	"dfs/meta/store"
+	"dfs/proto/chunkpb"
+	"dfs/rpc"
 )
 
 // restoreBatchBytes of rows are written at a time.
@@ -155,4 +160,92 @@ func (s *Server) keepsUnknown() bool {
 		return true
 	}
 	return s.mapNow().Setting("keep-unknown-until", 0) > time.Now().Unix()
+}
+
+// RestoreFromServers is RestoreBackup of the newest copy of the metadata that chunk servers
+// have, and of the next one when that cannot be used. Tell hears what is tried.
+func RestoreFromServers(ctx context.Context, pool *rpc.Pool, addrs []string, o RestoreOptions, tell func(string)) (Checked, error) {
+	type copyAt struct {
+		addr string
+		info *chunkpb.BackupInfo
+	}
+	var all []copyAt
+	var errs []error
+	for _, addr := range addrs {
+		list, err := listCopies(ctx, pool, addr)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", addr, err))
+			tell(fmt.Sprintf("%s: %v", addr, err))
+		}
+		for _, info := range list {
+			all = append(all, copyAt{addr, info})
+		}
+	}
+	if len(all) == 0 {
+		return Checked{}, errors.Join(append([]error{errors.New("none of these chunk servers has a copy of the metadata")}, errs...)...)
+	}
+	for _, c := range all {
+		if c.info.Cluster != all[0].info.Cluster {
+			return Checked{}, fmt.Errorf("the chunk servers are of different clusters, %v and %v: name those of one", dfs.ClusterID(c.info.Cluster), dfs.ClusterID(all[0].info.Cluster))
+		}
+	}
+	slices.SortStableFunc(all, func(a, b copyAt) int { return strings.Compare(b.info.Name, a.info.Name) })
+	for _, c := range all {
+		tell(fmt.Sprintf("restoring the copy of %v from %s", time.Unix(int64(c.info.MadeUnix), 0).UTC(), c.addr))
+		checked, err := restoreCopy(ctx, pool, c.addr, c.info, o)
+		if err == nil {
+			return checked, nil
+		}
+		tell(fmt.Sprintf("%s: %s: %v", c.addr, c.info.Name, err))
+		errs = append(errs, err)
+	}
+	return Checked{}, fmt.Errorf("no copy could be restored: %w", errors.Join(errs...))
+}
+
+func listCopies(ctx context.Context, pool *rpc.Pool, addr string) ([]*chunkpb.BackupInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, backupListTimeout)
+	defer cancel()
+	conn, err := pool.Conn(addr)
+	if err != nil {
+		return nil, err
+	}
+	r, err := chunkpb.NewChunkClient(conn).Backups(ctx, &chunkpb.BackupsRequest{})
+	return r.GetBackups(), err
+}
+
+func restoreCopy(ctx context.Context, pool *rpc.Pool, addr string, info *chunkpb.BackupInfo, o RestoreOptions) (Checked, error) {
+	ctx, cancel := context.WithTimeout(ctx, backupTimeout)
+	defer cancel()
+	conn, err := pool.Conn(addr)
+	if err != nil {
+		return Checked{}, err
+	}
+	in, err := chunkpb.NewChunkClient(conn).GetBackup(ctx, &chunkpb.GetBackupRequest{Name: info.Name})
+	if err != nil {
+		return Checked{}, err
+	}
+	return RestoreBackup(&PartReader{Next: func() ([]byte, error) {
+		p, err := in.Recv()
+		return p.GetData(), err
+	}}, o)
+}
+
+// PartReader is an io.Reader of what comes in parts.
+type PartReader struct {
+	Next func() ([]byte, error) // io.EOF after the last
+	Err  error                  // the first error of Next
+	left []byte
+}
+
+// Read implements io.Reader.
+func (p *PartReader) Read(b []byte) (int, error) {
+	for len(p.left) == 0 {
+		if p.Err != nil {
+			return 0, p.Err
+		}
+		p.left, p.Err = p.Next()
+	}
+	n := copy(b, p.left)
+	p.left = p.left[n:]
+	return n, nil
 }

@@ -70,6 +70,7 @@ type Config struct {
 
 	ReclaimEvery time.Duration // between looks for dead bytes; 0: 10 min
 	RepairAfter  time.Duration // a server that is down for so long is replaced; 0: 10 min
+	BackupEvery  time.Duration // between copies of the metadata on chunk servers; 0: 1 h
 	Level        uint32        // format level that it understands; 0: meta.Level
 }
 
@@ -136,6 +137,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.RepairAfter == 0 {
 		cfg.RepairAfter = DefaultRepairAfter
+	}
+	if cfg.BackupEvery == 0 {
+		cfg.BackupEvery = DefaultBackupEvery
 	}
 	if cfg.Level == 0 {
 		cfg.Level = meta.Level

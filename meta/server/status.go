@@ -242,6 +242,16 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 		}
 	}
 	if l := s.leading.Load(); l != nil {
+		if last, why, late := l.copies.late(l.began, s.duration("backup-every", s.cfg.BackupEvery)); late && len(out.Servers) > 0 {
+			text := "no copy of the metadata is known to be on chunk servers"
+			if !last.IsZero() {
+				text = fmt.Sprintf("the last copy of the metadata on chunk servers is of %s", last.UTC().Format(time.RFC3339))
+			}
+			if why != nil {
+				text += ": " + why.Error()
+			}
+			say("BACKUP_OLD", warning, "dfs meta backup FILE, and bring chunk servers back", "%s", text)
+		}
 		if n := l.leases.awaited(); n > 0 {
 			say("WAITING_FOR_CLIENTS", warning, "nothing: it is over in some seconds", "%d clients of the last leader have not come to this one: others wait", n)
 		}

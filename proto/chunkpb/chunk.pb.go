@@ -1412,6 +1412,370 @@ func (x *VerifyReply) GetError() string {
 	return ""
 }
 
+type BackupInfo struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       uint64                 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"` // place in the masters' log
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	MadeUnix      uint64                 `protobuf:"varint,4,opt,name=made_unix,json=madeUnix,proto3" json:"made_unix,omitempty"` // seconds
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupInfo) Reset() {
+	*x = BackupInfo{}
+	mi := &file_chunk_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupInfo) ProtoMessage() {}
+
+func (x *BackupInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupInfo.ProtoReflect.Descriptor instead.
+func (*BackupInfo) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BackupInfo) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *BackupInfo) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *BackupInfo) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *BackupInfo) GetMadeUnix() uint64 {
+	if x != nil {
+		return x.MadeUnix
+	}
+	return 0
+}
+
+func (x *BackupInfo) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *BackupInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type PutBackupPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Info          *BackupInfo            `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`  // of the first part alone
+	Keep          uint32                 `protobuf:"varint,2,opt,name=keep,proto3" json:"keep,omitempty"` // of the first part: so many copies stay
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Crc           uint32                 `protobuf:"varint,4,opt,name=crc,proto3" json:"crc,omitempty"`
+	Last          bool                   `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutBackupPart) Reset() {
+	*x = PutBackupPart{}
+	mi := &file_chunk_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutBackupPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutBackupPart) ProtoMessage() {}
+
+func (x *PutBackupPart) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutBackupPart.ProtoReflect.Descriptor instead.
+func (*PutBackupPart) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PutBackupPart) GetInfo() *BackupInfo {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+func (x *PutBackupPart) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *PutBackupPart) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *PutBackupPart) GetCrc() uint32 {
+	if x != nil {
+		return x.Crc
+	}
+	return 0
+}
+
+func (x *PutBackupPart) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+type PutBackupReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutBackupReply) Reset() {
+	*x = PutBackupReply{}
+	mi := &file_chunk_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutBackupReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutBackupReply) ProtoMessage() {}
+
+func (x *PutBackupReply) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutBackupReply.ProtoReflect.Descriptor instead.
+func (*PutBackupReply) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{23}
+}
+
+type BackupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupsRequest) Reset() {
+	*x = BackupsRequest{}
+	mi := &file_chunk_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupsRequest) ProtoMessage() {}
+
+func (x *BackupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupsRequest.ProtoReflect.Descriptor instead.
+func (*BackupsRequest) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{24}
+}
+
+type BackupsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backups       []*BackupInfo          `protobuf:"bytes,1,rep,name=backups,proto3" json:"backups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupsReply) Reset() {
+	*x = BackupsReply{}
+	mi := &file_chunk_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupsReply) ProtoMessage() {}
+
+func (x *BackupsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupsReply.ProtoReflect.Descriptor instead.
+func (*BackupsReply) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *BackupsReply) GetBackups() []*BackupInfo {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+type GetBackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBackupRequest) Reset() {
+	*x = GetBackupRequest{}
+	mi := &file_chunk_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBackupRequest) ProtoMessage() {}
+
+func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBackupRequest.ProtoReflect.Descriptor instead.
+func (*GetBackupRequest) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GetBackupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type BackupData struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupData) Reset() {
+	*x = BackupData{}
+	mi := &file_chunk_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupData) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupData) ProtoMessage() {}
+
+func (x *BackupData) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupData.ProtoReflect.Descriptor instead.
+func (*BackupData) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *BackupData) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type IntentsReply_Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        uint32                 `protobuf:"varint,1,opt,name=record,proto3" json:"record,omitempty"`                        // where it begins in the fragment file
@@ -1424,7 +1788,7 @@ type IntentsReply_Record struct {
 
 func (x *IntentsReply_Record) Reset() {
 	*x = IntentsReply_Record{}
-	mi := &file_chunk_proto_msgTypes[21]
+	mi := &file_chunk_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1800,7 @@ func (x *IntentsReply_Record) String() string {
 func (*IntentsReply_Record) ProtoMessage() {}
 
 func (x *IntentsReply_Record) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[21]
+	mi := &file_chunk_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1959,30 @@ const file_chunk_proto_rawDesc = "" +
 	"\vVerifyReply\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x14\n" +
 	"\x05errno\x18\x02 \x01(\rR\x05errno\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\xc5\x04\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x97\x01\n" +
+	"\n" +
+	"BackupInfo\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1b\n" +
+	"\tmade_unix\x18\x04 \x01(\x04R\bmadeUnix\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\"\x8b\x01\n" +
+	"\rPutBackupPart\x12,\n" +
+	"\x04info\x18\x01 \x01(\v2\x18.dfs.chunk.v1.BackupInfoR\x04info\x12\x12\n" +
+	"\x04keep\x18\x02 \x01(\rR\x04keep\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x10\n" +
+	"\x03crc\x18\x04 \x01(\rR\x03crc\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\"\x10\n" +
+	"\x0ePutBackupReply\"\x10\n" +
+	"\x0eBackupsRequest\"B\n" +
+	"\fBackupsReply\x122\n" +
+	"\abackups\x18\x01 \x03(\v2\x18.dfs.chunk.v1.BackupInfoR\abackups\"&\n" +
+	"\x10GetBackupRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
+	"\n" +
+	"BackupData\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\x9d\x06\n" +
 	"\x05Chunk\x12D\n" +
 	"\x06Append\x12\x1b.dfs.chunk.v1.AppendRequest\x1a\x19.dfs.chunk.v1.AppendReply(\x010\x01\x12:\n" +
 	"\x04Read\x12\x19.dfs.chunk.v1.ReadRequest\x1a\x17.dfs.chunk.v1.ReadReply\x12:\n" +
@@ -1605,7 +1992,10 @@ const file_chunk_proto_rawDesc = "" +
 	"\x04List\x12\x19.dfs.chunk.v1.ListRequest\x1a\x17.dfs.chunk.v1.ListReply0\x01\x12?\n" +
 	"\x05Fetch\x12\x1a.dfs.chunk.v1.FetchRequest\x1a\x18.dfs.chunk.v1.FetchReply0\x01\x12:\n" +
 	"\x04Ping\x12\x19.dfs.chunk.v1.PingRequest\x1a\x17.dfs.chunk.v1.PingReply\x12B\n" +
-	"\x06Verify\x12\x1b.dfs.chunk.v1.VerifyRequest\x1a\x19.dfs.chunk.v1.VerifyReply0\x01B\x13Z\x11dfs/proto/chunkpbb\x06proto3"
+	"\x06Verify\x12\x1b.dfs.chunk.v1.VerifyRequest\x1a\x19.dfs.chunk.v1.VerifyReply0\x01\x12H\n" +
+	"\tPutBackup\x12\x1b.dfs.chunk.v1.PutBackupPart\x1a\x1c.dfs.chunk.v1.PutBackupReply(\x01\x12C\n" +
+	"\aBackups\x12\x1c.dfs.chunk.v1.BackupsRequest\x1a\x1a.dfs.chunk.v1.BackupsReply\x12G\n" +
+	"\tGetBackup\x12\x1e.dfs.chunk.v1.GetBackupRequest\x1a\x18.dfs.chunk.v1.BackupData0\x01B\x13Z\x11dfs/proto/chunkpbb\x06proto3"
 
 var (
 	file_chunk_proto_rawDescOnce sync.Once
@@ -1619,7 +2009,7 @@ func file_chunk_proto_rawDescGZIP() []byte {
 	return file_chunk_proto_rawDescData
 }
 
-var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_chunk_proto_goTypes = []any{
 	(*Hop)(nil),                 // 0: dfs.chunk.v1.Hop
 	(*AppendRequest)(nil),       // 1: dfs.chunk.v1.AppendRequest
@@ -1642,37 +2032,52 @@ var file_chunk_proto_goTypes = []any{
 	(*VerifyRequest)(nil),       // 18: dfs.chunk.v1.VerifyRequest
 	(*VerifyFragment)(nil),      // 19: dfs.chunk.v1.VerifyFragment
 	(*VerifyReply)(nil),         // 20: dfs.chunk.v1.VerifyReply
-	(*IntentsReply_Record)(nil), // 21: dfs.chunk.v1.IntentsReply.Record
+	(*BackupInfo)(nil),          // 21: dfs.chunk.v1.BackupInfo
+	(*PutBackupPart)(nil),       // 22: dfs.chunk.v1.PutBackupPart
+	(*PutBackupReply)(nil),      // 23: dfs.chunk.v1.PutBackupReply
+	(*BackupsRequest)(nil),      // 24: dfs.chunk.v1.BackupsRequest
+	(*BackupsReply)(nil),        // 25: dfs.chunk.v1.BackupsReply
+	(*GetBackupRequest)(nil),    // 26: dfs.chunk.v1.GetBackupRequest
+	(*BackupData)(nil),          // 27: dfs.chunk.v1.BackupData
+	(*IntentsReply_Record)(nil), // 28: dfs.chunk.v1.IntentsReply.Record
 }
 var file_chunk_proto_depIdxs = []int32{
 	0,  // 0: dfs.chunk.v1.AppendRequest.forward:type_name -> dfs.chunk.v1.Hop
-	21, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
+	28, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
 	11, // 2: dfs.chunk.v1.StatReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	11, // 3: dfs.chunk.v1.ListReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	19, // 4: dfs.chunk.v1.VerifyRequest.fragments:type_name -> dfs.chunk.v1.VerifyFragment
-	1,  // 5: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
-	3,  // 6: dfs.chunk.v1.Chunk.Read:input_type -> dfs.chunk.v1.ReadRequest
-	5,  // 7: dfs.chunk.v1.Chunk.Seal:input_type -> dfs.chunk.v1.SealRequest
-	7,  // 8: dfs.chunk.v1.Chunk.Intents:input_type -> dfs.chunk.v1.IntentsRequest
-	9,  // 9: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
-	12, // 10: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
-	14, // 11: dfs.chunk.v1.Chunk.Fetch:input_type -> dfs.chunk.v1.FetchRequest
-	16, // 12: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
-	18, // 13: dfs.chunk.v1.Chunk.Verify:input_type -> dfs.chunk.v1.VerifyRequest
-	2,  // 14: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
-	4,  // 15: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
-	6,  // 16: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
-	8,  // 17: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
-	10, // 18: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
-	13, // 19: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
-	15, // 20: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
-	17, // 21: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
-	20, // 22: dfs.chunk.v1.Chunk.Verify:output_type -> dfs.chunk.v1.VerifyReply
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	21, // 5: dfs.chunk.v1.PutBackupPart.info:type_name -> dfs.chunk.v1.BackupInfo
+	21, // 6: dfs.chunk.v1.BackupsReply.backups:type_name -> dfs.chunk.v1.BackupInfo
+	1,  // 7: dfs.chunk.v1.Chunk.Append:input_type -> dfs.chunk.v1.AppendRequest
+	3,  // 8: dfs.chunk.v1.Chunk.Read:input_type -> dfs.chunk.v1.ReadRequest
+	5,  // 9: dfs.chunk.v1.Chunk.Seal:input_type -> dfs.chunk.v1.SealRequest
+	7,  // 10: dfs.chunk.v1.Chunk.Intents:input_type -> dfs.chunk.v1.IntentsRequest
+	9,  // 11: dfs.chunk.v1.Chunk.Stat:input_type -> dfs.chunk.v1.StatRequest
+	12, // 12: dfs.chunk.v1.Chunk.List:input_type -> dfs.chunk.v1.ListRequest
+	14, // 13: dfs.chunk.v1.Chunk.Fetch:input_type -> dfs.chunk.v1.FetchRequest
+	16, // 14: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
+	18, // 15: dfs.chunk.v1.Chunk.Verify:input_type -> dfs.chunk.v1.VerifyRequest
+	22, // 16: dfs.chunk.v1.Chunk.PutBackup:input_type -> dfs.chunk.v1.PutBackupPart
+	24, // 17: dfs.chunk.v1.Chunk.Backups:input_type -> dfs.chunk.v1.BackupsRequest
+	26, // 18: dfs.chunk.v1.Chunk.GetBackup:input_type -> dfs.chunk.v1.GetBackupRequest
+	2,  // 19: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
+	4,  // 20: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
+	6,  // 21: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
+	8,  // 22: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
+	10, // 23: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
+	13, // 24: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
+	15, // 25: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
+	17, // 26: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
+	20, // 27: dfs.chunk.v1.Chunk.Verify:output_type -> dfs.chunk.v1.VerifyReply
+	23, // 28: dfs.chunk.v1.Chunk.PutBackup:output_type -> dfs.chunk.v1.PutBackupReply
+	25, // 29: dfs.chunk.v1.Chunk.Backups:output_type -> dfs.chunk.v1.BackupsReply
+	27, // 30: dfs.chunk.v1.Chunk.GetBackup:output_type -> dfs.chunk.v1.BackupData
+	19, // [19:31] is the sub-list for method output_type
+	7,  // [7:19] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_chunk_proto_init() }
@@ -1686,7 +2091,7 @@ func file_chunk_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chunk_proto_rawDesc), len(file_chunk_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,15 +22,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Chunk_Append_FullMethodName  = "/dfs.chunk.v1.Chunk/Append"
-	Chunk_Read_FullMethodName    = "/dfs.chunk.v1.Chunk/Read"
-	Chunk_Seal_FullMethodName    = "/dfs.chunk.v1.Chunk/Seal"
-	Chunk_Intents_FullMethodName = "/dfs.chunk.v1.Chunk/Intents"
-	Chunk_Stat_FullMethodName    = "/dfs.chunk.v1.Chunk/Stat"
-	Chunk_List_FullMethodName    = "/dfs.chunk.v1.Chunk/List"
-	Chunk_Fetch_FullMethodName   = "/dfs.chunk.v1.Chunk/Fetch"
-	Chunk_Ping_FullMethodName    = "/dfs.chunk.v1.Chunk/Ping"
-	Chunk_Verify_FullMethodName  = "/dfs.chunk.v1.Chunk/Verify"
+	Chunk_Append_FullMethodName    = "/dfs.chunk.v1.Chunk/Append"
+	Chunk_Read_FullMethodName      = "/dfs.chunk.v1.Chunk/Read"
+	Chunk_Seal_FullMethodName      = "/dfs.chunk.v1.Chunk/Seal"
+	Chunk_Intents_FullMethodName   = "/dfs.chunk.v1.Chunk/Intents"
+	Chunk_Stat_FullMethodName      = "/dfs.chunk.v1.Chunk/Stat"
+	Chunk_List_FullMethodName      = "/dfs.chunk.v1.Chunk/List"
+	Chunk_Fetch_FullMethodName     = "/dfs.chunk.v1.Chunk/Fetch"
+	Chunk_Ping_FullMethodName      = "/dfs.chunk.v1.Chunk/Ping"
+	Chunk_Verify_FullMethodName    = "/dfs.chunk.v1.Chunk/Verify"
+	Chunk_PutBackup_FullMethodName = "/dfs.chunk.v1.Chunk/PutBackup"
+	Chunk_Backups_FullMethodName   = "/dfs.chunk.v1.Chunk/Backups"
+	Chunk_GetBackup_FullMethodName = "/dfs.chunk.v1.Chunk/GetBackup"
 )
 
 // ChunkClient is the client API for Chunk service.
@@ -57,6 +60,12 @@ type ChunkClient interface {
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
 	// Verify reads fragments that should be here, and answers once for each.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReply], error)
+	// PutBackup keeps a copy of the masters' state: the first part says which, the last that
+	// it is whole.
+	PutBackup(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutBackupPart, PutBackupReply], error)
+	// Backups lists the copies of the masters' state that are here, the oldest first.
+	Backups(ctx context.Context, in *BackupsRequest, opts ...grpc.CallOption) (*BackupsReply, error)
+	GetBackup(ctx context.Context, in *GetBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupData], error)
 }
 
 type chunkClient struct {
@@ -187,6 +196,48 @@ func (c *chunkClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Chunk_VerifyClient = grpc.ServerStreamingClient[VerifyReply]
 
+func (c *chunkClient) PutBackup(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutBackupPart, PutBackupReply], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Chunk_ServiceDesc.Streams[4], Chunk_PutBackup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PutBackupPart, PutBackupReply]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_PutBackupClient = grpc.ClientStreamingClient[PutBackupPart, PutBackupReply]
+
+func (c *chunkClient) Backups(ctx context.Context, in *BackupsRequest, opts ...grpc.CallOption) (*BackupsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BackupsReply)
+	err := c.cc.Invoke(ctx, Chunk_Backups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chunkClient) GetBackup(ctx context.Context, in *GetBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupData], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Chunk_ServiceDesc.Streams[5], Chunk_GetBackup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetBackupRequest, BackupData]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_GetBackupClient = grpc.ServerStreamingClient[BackupData]
+
 // ChunkServer is the server API for Chunk service.
 // All implementations must embed UnimplementedChunkServer
 // for forward compatibility.
@@ -211,6 +262,12 @@ type ChunkServer interface {
 	Ping(context.Context, *PingRequest) (*PingReply, error)
 	// Verify reads fragments that should be here, and answers once for each.
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyReply]) error
+	// PutBackup keeps a copy of the masters' state: the first part says which, the last that
+	// it is whole.
+	PutBackup(grpc.ClientStreamingServer[PutBackupPart, PutBackupReply]) error
+	// Backups lists the copies of the masters' state that are here, the oldest first.
+	Backups(context.Context, *BackupsRequest) (*BackupsReply, error)
+	GetBackup(*GetBackupRequest, grpc.ServerStreamingServer[BackupData]) error
 	mustEmbedUnimplementedChunkServer()
 }
 
@@ -247,6 +304,15 @@ func (UnimplementedChunkServer) Ping(context.Context, *PingRequest) (*PingReply,
 }
 func (UnimplementedChunkServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyReply]) error {
 	return status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedChunkServer) PutBackup(grpc.ClientStreamingServer[PutBackupPart, PutBackupReply]) error {
+	return status.Error(codes.Unimplemented, "method PutBackup not implemented")
+}
+func (UnimplementedChunkServer) Backups(context.Context, *BackupsRequest) (*BackupsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Backups not implemented")
+}
+func (UnimplementedChunkServer) GetBackup(*GetBackupRequest, grpc.ServerStreamingServer[BackupData]) error {
+	return status.Error(codes.Unimplemented, "method GetBackup not implemented")
 }
 func (UnimplementedChunkServer) mustEmbedUnimplementedChunkServer() {}
 func (UnimplementedChunkServer) testEmbeddedByValue()               {}
@@ -399,6 +465,42 @@ func _Chunk_Verify_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Chunk_VerifyServer = grpc.ServerStreamingServer[VerifyReply]
 
+func _Chunk_PutBackup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ChunkServer).PutBackup(&grpc.GenericServerStream[PutBackupPart, PutBackupReply]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_PutBackupServer = grpc.ClientStreamingServer[PutBackupPart, PutBackupReply]
+
+func _Chunk_Backups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BackupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChunkServer).Backups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Chunk_Backups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChunkServer).Backups(ctx, req.(*BackupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Chunk_GetBackup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetBackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChunkServer).GetBackup(m, &grpc.GenericServerStream[GetBackupRequest, BackupData]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Chunk_GetBackupServer = grpc.ServerStreamingServer[BackupData]
+
 // Chunk_ServiceDesc is the grpc.ServiceDesc for Chunk service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -426,6 +528,10 @@ var Chunk_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Ping",
 			Handler:    _Chunk_Ping_Handler,
 		},
+		{
+			MethodName: "Backups",
+			Handler:    _Chunk_Backups_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -447,6 +553,16 @@ var Chunk_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _Chunk_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "PutBackup",
+			Handler:       _Chunk_PutBackup_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "GetBackup",
+			Handler:       _Chunk_GetBackup_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -52,6 +52,7 @@ type Options struct {
 	ReportInterval time.Duration // of chunk servers; 0: their default
 	RepairAfter    time.Duration // 0: the masters' default
 	ReclaimEvery   time.Duration // 0: the masters' default
+	BackupEvery    time.Duration // 0: the masters' default
 	ScrubEvery     time.Duration // 0: the chunk servers' default
 	Tick           time.Duration // of Raft; 0: its default
 	// Mem has networks and disks in memory, so that all can be in a bubble
@@ -221,7 +222,7 @@ func (c *Cluster) startMaster(m *master) {
 	cfg := metaserver.Config{
 		Name: m.name, Dir: m.dir, FS: m.fs, Listen: m.addr, Listener: l, Dialer: c.dialer(m.name), Clock: c.clock(),
 		GossipListen: "127.0.0.1:0", GossipTransport: transport, Expected: c.o.Masters,
-		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, ReclaimEvery: c.o.ReclaimEvery, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
+		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, BackupEvery: c.o.BackupEvery, ReclaimEvery: c.o.ReclaimEvery, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
 	}
 	fs := m.fs
 	if fs == nil {
