@@ -385,7 +385,7 @@ func opFromProto(mu *metapb.Mutation) meta.Op {
 		o := op.CopyRange
 		return &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}
 	case *metapb.Mutation_SetPolicy:
-		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
+		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout), KeepTimes: op.SetPolicy.KeepTimes}
 	case *metapb.Mutation_Access:
 		o := &meta.Access{}
 		for i, ino := range op.Access.Inos {

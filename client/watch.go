@@ -236,7 +236,7 @@ func commitToProto(b *appender.Batch) *metapb.Commit {
 		f := &b.Files[i]
 		c.Files[i] = &metapb.FileCommit{
 			Ino: uint64(f.Ino), Extents: rpc.ExtentsToProto(f.Extents), SizeMin: f.SizeMin,
-			KillSuid: f.KillSuid, Seq: f.Seq,
+			KillSuid: f.KillSuid, Seq: f.Seq, Move: f.Move, Was: rpc.ExtentsToProto(f.Was),
 		}
 		if f.Mtime != (dfs.Time{}) {
 			c.Files[i].Mtime = rpc.TimeToProto(f.Mtime)

@@ -185,6 +185,9 @@ func checkExtent(e *dfs.Extent, committed uint32) error {
 
 // commitFile puts the extents in the file.
 func (tx *tx) commitFile(f *FileCommit, in *inode, owner dfs.SessionID) error {
+	if f.Move {
+		return tx.moveFile(f, in)
+	}
 	for i := 0; i < len(f.Extents); {
 		e := f.Extents[i]
 		for i++; i < len(f.Extents) && joins(e, f.Extents[i]); i++ {

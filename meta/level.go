@@ -2,6 +2,7 @@ package meta
 
 import (
 	"fmt"
+	"slices"
 
 	"dfs"
 )
@@ -11,7 +12,7 @@ import (
 // raises once every master understands more. Until then nothing is proposed that came
 // later, so that a program of before can still take its place again.
 //
-// 1: all that the first state knew. 2: SetLevel, SetConfig.
+// 1: all that the first state knew. 2: SetLevel, SetConfig, FileCommit.Move, SetPolicy.KeepTimes.
 const Level = 2
 
 // LevelOf is the level at which a command came, or what it asks for in one of its
@@ -22,6 +23,14 @@ func LevelOf(op Op) uint32 {
 		return max(2, op.Level)
 	case *SetConfig:
 		return 2
+	case *SetPolicy:
+		if op.KeepTimes {
+			return 2
+		}
+	case *Commit:
+		if slices.ContainsFunc(op.Files, func(f FileCommit) bool { return f.Move }) {
+			return 2
+		}
 	}
 	return 1
 }

@@ -114,6 +114,11 @@ type FileCommit struct {
 	// it may be acknowledged before it is committed. 0: it may not.
 	Seq  uint64
 	Prev uint64 // of Replay: the piece that the file must have been left by
+
+	// Move says that no bytes are new: Extents are where those of Was are kept too. Nothing else
+	// of the file changes; see moveFile.
+	Move bool
+	Was  []dfs.Extent
 }
 
 // ChunkCommit is one chunk's part of a Commit.
@@ -176,6 +181,8 @@ type Access struct {
 type SetPolicy struct {
 	Ino    dfs.Ino
 	Layout dfs.Layout
+	// KeepTimes leaves ctime alone: the file is brought to what its folder says.
+	KeepTimes bool
 }
 
 // GrantIDs gives the session its next inode numbers and chunk sequence numbers.

@@ -19,7 +19,12 @@ func (o *SetPolicy) apply(tx *tx) (Reply, error) {
 		return tx.attr(in), nil
 	}
 	in.Layout = o.Layout
-	tx.change(in)
+	if o.KeepTimes {
+		in.Change++
+		in.dirty = true
+	} else {
+		tx.change(in)
+	}
 	return tx.attr(in), tx.useLayout(o.Layout)
 }
 

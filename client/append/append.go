@@ -75,6 +75,9 @@ type FileCommit struct {
 	Ctime    dfs.Time // of the last write, when it was made under a lease
 	KillSuid bool
 	Seq      uint64 // of the last piece, see dfs.Intent; 0: what follows will not be acknowledged early
+
+	Move bool         // the bytes are those of Was
+	Was  []dfs.Extent // where they lie now
 }
 
 // ChunkCommit is one chunk's part of a Batch.
@@ -112,6 +115,10 @@ type Piece struct {
 	Mtime    dfs.Time // of the last write in it; zero: it has been set since
 	Ctime    dfs.Time // of the last write in it, when that was made under a lease
 	KillSuid bool     // writing took the set-id bits away
+
+	// Was is, of bytes that are only to be kept elsewhere, where they lie now: if they are
+	// not there any more when the piece is committed, it is forgotten.
+	Was []dfs.Extent
 
 	file  *File
 	seq   uint64

@@ -128,6 +128,10 @@ func fileCommit(ino dfs.Ino, pieces []*Piece) FileCommit {
 	fc := FileCommit{Ino: ino, Extents: make([]dfs.Extent, 0, len(pieces))}
 	for _, p := range pieces {
 		fc.Extents = append(fc.Extents, p.extent())
+		if len(p.Was) > 0 {
+			fc.Move, fc.Was = true, append(fc.Was, p.Was...)
+			continue
+		}
 		fc.SizeMin = max(fc.SizeMin, uint64(p.Off)+uint64(len(p.Data)))
 		fc.KillSuid = fc.KillSuid || p.KillSuid
 		if fc.Mtime.Compare(p.Mtime) < 0 {

@@ -40,8 +40,8 @@ func newPolicy(g *global) *cobra.Command {
 		Use:   "policy",
 		Short: "How data below a folder is kept",
 		Long: `A storage policy says in how many copies chunks are kept. A folder's policy is
-inherited by what is created in it; what exists keeps its own.`,
-	}, newPolicyGet(g), newPolicySet(g))
+inherited by what is created in it; what exists keeps its own, until dfs policy apply.`,
+	}, newPolicyGet(g), newPolicySet(g), newPolicyTest(g), newPolicyApply(g))
 }
 
 func newPolicyGet(g *global) *cobra.Command {

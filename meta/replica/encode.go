@@ -127,7 +127,7 @@ func commitToProto(op *meta.Commit) *logpb.Commit {
 		Files: slice(op.Files, func(f meta.FileCommit) *logpb.FileCommit {
 			return &logpb.FileCommit{
 				Ino: uint64(f.Ino), Extents: slice(f.Extents, extentToProto), SizeMin: f.SizeMin, Mtime: timeToProto(f.Mtime), KillSuid: f.KillSuid,
-				Ctime: timeToProto(f.Ctime), Seq: f.Seq, Prev: f.Prev,
+				Ctime: timeToProto(f.Ctime), Seq: f.Seq, Prev: f.Prev, Move: f.Move, Was: slice(f.Was, extentToProto),
 			}
 		}),
 		Chunks: slice(op.Chunks, func(c meta.ChunkCommit) *logpb.ChunkCommit {
@@ -141,7 +141,7 @@ func commitFromProto(op *logpb.Commit) *meta.Commit {
 		Files: slice(op.Files, func(f *logpb.FileCommit) meta.FileCommit {
 			return meta.FileCommit{
 				Ino: dfs.Ino(f.GetIno()), Extents: slice(f.GetExtents(), extentFromProto), SizeMin: f.GetSizeMin(), Mtime: timeFromProto(f.GetMtime()), KillSuid: f.GetKillSuid(),
-				Ctime: timeFromProto(f.GetCtime()), Seq: f.GetSeq(), Prev: f.GetPrev(),
+				Ctime: timeFromProto(f.GetCtime()), Seq: f.GetSeq(), Prev: f.GetPrev(), Move: f.GetMove(), Was: slice(f.GetWas(), extentFromProto),
 			}
 		}),
 		Chunks: slice(op.Chunks, func(c *logpb.ChunkCommit) meta.ChunkCommit {
@@ -229,7 +229,7 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 	case *meta.CopyRange:
 		p.Op = &logpb.Command_CopyRange{CopyRange: &logpb.CopyRange{From: uint64(op.From), FromOff: op.FromOff, To: uint64(op.To), ToOff: op.ToOff, Len: op.Len}}
 	case *meta.SetPolicy:
-		p.Op = &logpb.Command_SetPolicy{SetPolicy: &logpb.SetPolicy{Ino: uint64(op.Ino), Layout: uint32(op.Layout)}}
+		p.Op = &logpb.Command_SetPolicy{SetPolicy: &logpb.SetPolicy{Ino: uint64(op.Ino), Layout: uint32(op.Layout), KeepTimes: op.KeepTimes}}
 	case *meta.Access:
 		p.Op = &logpb.Command_Access{Access: &logpb.Access{Inos: slice(op.Inodes, func(i dfs.Ino) uint64 { return uint64(i) }), Times: slice(op.Times, timeToProto)}}
 	case *meta.GrantIDs:
@@ -305,7 +305,7 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		o := op.CopyRange
 		c.Op = &meta.CopyRange{From: dfs.Ino(o.From), FromOff: o.FromOff, To: dfs.Ino(o.To), ToOff: o.ToOff, Len: o.Len}
 	case *logpb.Command_SetPolicy:
-		c.Op = &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout)}
+		c.Op = &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: dfs.Layout(op.SetPolicy.Layout), KeepTimes: op.SetPolicy.KeepTimes}
 	case *logpb.Command_Access:
 		c.Op = &meta.Access{Inodes: slice(op.Access.Inos, func(i uint64) dfs.Ino { return dfs.Ino(i) }), Times: slice(op.Access.Times, timeFromProto)}
 	case *logpb.Command_GrantIds:

@@ -251,7 +251,9 @@ func footprint(commands []meta.Command) (names, victims []entryName, inos []dfs.
 			inos = append(inos, op.Ino)
 		case *meta.Commit:
 			for _, f := range op.Files {
-				inos = append(inos, f.Ino)
+				if !f.Move { // which changes nothing that anybody sees
+					inos = append(inos, f.Ino)
+				}
 			}
 		}
 	}
@@ -400,7 +402,7 @@ func operation(m *metapb.Mutation) (meta.Op, error) {
 		}
 		return &meta.PutLocks{Ino: dfs.Ino(o.Ino), Locks: locks}, nil
 	case *metapb.Mutation_SetPolicy:
-		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: layout(op.SetPolicy.Layout)}, nil
+		return &meta.SetPolicy{Ino: dfs.Ino(op.SetPolicy.Ino), Layout: layout(op.SetPolicy.Layout), KeepTimes: op.SetPolicy.KeepTimes}, nil
 	case *metapb.Mutation_Access:
 		o := op.Access
 		if err := bound("inodes read", len(o.Inos), accessMax); err != nil {
@@ -457,11 +459,12 @@ func commit(o *metapb.Commit) (meta.Op, error) {
 	op := &meta.Commit{Files: make([]meta.FileCommit, len(o.Files)), Chunks: make([]meta.ChunkCommit, len(o.Chunks))}
 	extents := 0
 	for i, f := range o.Files {
-		if extents += len(f.Extents); extents > commitExtentsMax {
+		if extents += len(f.Extents) + len(f.Was); extents > commitExtentsMax {
 			return nil, bound("commit of extents", extents, commitExtentsMax)
 		}
 		op.Files[i] = meta.FileCommit{
 			Ino: dfs.Ino(f.Ino), Extents: rpc.ExtentsFromProto(f.Extents), SizeMin: f.SizeMin, Mtime: rpc.TimeFromProto(f.Mtime), KillSuid: f.KillSuid, Ctime: rpc.TimeFromProto(f.Ctime), Seq: f.Seq,
+			Move: f.Move, Was: rpc.ExtentsFromProto(f.Was),
 		}
 	}
 	for i, c := range o.Chunks {

@@ -1541,6 +1541,8 @@ type FileCommit struct {
 	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"`
 	Seq           uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
 	Prev          uint64                 `protobuf:"varint,8,opt,name=prev,proto3" json:"prev,omitempty"`
+	Move          bool                   `protobuf:"varint,9,opt,name=move,proto3" json:"move,omitempty"`
+	Was           []*Extent              `protobuf:"bytes,10,rep,name=was,proto3" json:"was,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1629,6 +1631,20 @@ func (x *FileCommit) GetPrev() uint64 {
 		return x.Prev
 	}
 	return 0
+}
+
+func (x *FileCommit) GetMove() bool {
+	if x != nil {
+		return x.Move
+	}
+	return false
+}
+
+func (x *FileCommit) GetWas() []*Extent {
+	if x != nil {
+		return x.Was
+	}
+	return nil
 }
 
 type ChunkCommit struct {
@@ -2187,6 +2203,7 @@ type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Layout        uint32                 `protobuf:"varint,2,opt,name=layout,proto3" json:"layout,omitempty"`
+	KeepTimes     bool                   `protobuf:"varint,3,opt,name=keep_times,json=keepTimes,proto3" json:"keep_times,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2233,6 +2250,13 @@ func (x *SetPolicy) GetLayout() uint32 {
 		return x.Layout
 	}
 	return 0
+}
+
+func (x *SetPolicy) GetKeepTimes() bool {
+	if x != nil {
+		return x.KeepTimes
+	}
+	return false
 }
 
 type GrantIDs struct {
@@ -3093,7 +3117,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06chunks\x18\x02 \x03(\v2\x17.dfs.log.v1.ChunkCommitR\x06chunks\"N\n" +
 	"\x06Replay\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12*\n" +
-	"\x06commit\x18\x02 \x01(\v2\x12.dfs.log.v1.CommitR\x06commit\"\xfa\x01\n" +
+	"\x06commit\x18\x02 \x01(\v2\x12.dfs.log.v1.CommitR\x06commit\"\xb4\x02\n" +
 	"\n" +
 	"FileCommit\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12,\n" +
@@ -3103,7 +3127,10 @@ const file_log_proto_rawDesc = "" +
 	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\x12&\n" +
 	"\x05ctime\x18\x06 \x01(\v2\x10.dfs.log.v1.TimeR\x05ctime\x12\x10\n" +
 	"\x03seq\x18\a \x01(\x04R\x03seq\x12\x12\n" +
-	"\x04prev\x18\b \x01(\x04R\x04prev\"s\n" +
+	"\x04prev\x18\b \x01(\x04R\x04prev\x12\x12\n" +
+	"\x04move\x18\t \x01(\bR\x04move\x12$\n" +
+	"\x03was\x18\n" +
+	" \x03(\v2\x12.dfs.log.v1.ExtentR\x03was\"s\n" +
 	"\vChunkCommit\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
@@ -3145,10 +3172,12 @@ const file_log_proto_rawDesc = "" +
 	"\x04lack\x18\x03 \x03(\x06R\x04lack\"D\n" +
 	"\x06Access\x12\x12\n" +
 	"\x04inos\x18\x01 \x03(\x04R\x04inos\x12&\n" +
-	"\x05times\x18\x02 \x03(\v2\x10.dfs.log.v1.TimeR\x05times\"5\n" +
+	"\x05times\x18\x02 \x03(\v2\x10.dfs.log.v1.TimeR\x05times\"T\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
-	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
+	"\x06layout\x18\x02 \x01(\rR\x06layout\x12\x1d\n" +
+	"\n" +
+	"keep_times\x18\x03 \x01(\bR\tkeepTimes\":\n" +
 	"\bGrantIDs\x12\x16\n" +
 	"\x06inodes\x18\x01 \x01(\bR\x06inodes\x12\x16\n" +
 	"\x06chunks\x18\x02 \x01(\bR\x06chunks\"\x8d\x01\n" +
@@ -3293,16 +3322,17 @@ var file_log_proto_depIdxs = []int32{
 	3,  // 36: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
 	1,  // 37: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
 	1,  // 38: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	17, // 39: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	17, // 40: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	1,  // 41: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
-	31, // 42: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	32, // 43: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	3,  // 39: dfs.log.v1.FileCommit.was:type_name -> dfs.log.v1.Extent
+	17, // 40: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	17, // 41: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	1,  // 42: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
+	31, // 43: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	32, // 44: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }

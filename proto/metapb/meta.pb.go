@@ -2533,6 +2533,8 @@ type FileCommit struct {
 	KillSuid      bool                   `protobuf:"varint,5,opt,name=kill_suid,json=killSuid,proto3" json:"kill_suid,omitempty"`
 	Ctime         *Time                  `protobuf:"bytes,6,opt,name=ctime,proto3" json:"ctime,omitempty"` // when it was written, under a lease; else the leader says
 	Seq           uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`    // of the last piece: what follows it may be acknowledged before it is committed
+	Move          bool                   `protobuf:"varint,8,opt,name=move,proto3" json:"move,omitempty"`  // no bytes are new: extents are where those of was are kept too
+	Was           []*Extent              `protobuf:"bytes,9,rep,name=was,proto3" json:"was,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2614,6 +2616,20 @@ func (x *FileCommit) GetSeq() uint64 {
 		return x.Seq
 	}
 	return 0
+}
+
+func (x *FileCommit) GetMove() bool {
+	if x != nil {
+		return x.Move
+	}
+	return false
+}
+
+func (x *FileCommit) GetWas() []*Extent {
+	if x != nil {
+		return x.Was
+	}
+	return nil
 }
 
 type ChunkCommit struct {
@@ -3122,6 +3138,7 @@ type SetPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
 	Layout        uint32                 `protobuf:"varint,2,opt,name=layout,proto3" json:"layout,omitempty"`
+	KeepTimes     bool                   `protobuf:"varint,3,opt,name=keep_times,json=keepTimes,proto3" json:"keep_times,omitempty"` // ctime stays
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3168,6 +3185,13 @@ func (x *SetPolicy) GetLayout() uint32 {
 		return x.Layout
 	}
 	return 0
+}
+
+func (x *SetPolicy) GetKeepTimes() bool {
+	if x != nil {
+		return x.KeepTimes
+	}
+	return false
 }
 
 type GrantIDs struct {
@@ -6644,7 +6668,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\fR\x04name\"i\n" +
 	"\x06Commit\x12-\n" +
 	"\x05files\x18\x01 \x03(\v2\x17.dfs.meta.v1.FileCommitR\x05files\x120\n" +
-	"\x06chunks\x18\x02 \x03(\v2\x18.dfs.meta.v1.ChunkCommitR\x06chunks\"\xe9\x01\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x18.dfs.meta.v1.ChunkCommitR\x06chunks\"\xa4\x02\n" +
 	"\n" +
 	"FileCommit\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12-\n" +
@@ -6653,7 +6677,9 @@ const file_meta_proto_rawDesc = "" +
 	"\x05mtime\x18\x04 \x01(\v2\x11.dfs.meta.v1.TimeR\x05mtime\x12\x1b\n" +
 	"\tkill_suid\x18\x05 \x01(\bR\bkillSuid\x12'\n" +
 	"\x05ctime\x18\x06 \x01(\v2\x11.dfs.meta.v1.TimeR\x05ctime\x12\x10\n" +
-	"\x03seq\x18\a \x01(\x04R\x03seq\"s\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04move\x18\b \x01(\bR\x04move\x12%\n" +
+	"\x03was\x18\t \x03(\v2\x13.dfs.meta.v1.ExtentR\x03was\"s\n" +
 	"\vChunkCommit\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\x06R\x05chunk\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\rR\tcommitted\x12\x18\n" +
@@ -6692,10 +6718,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x03len\x18\x05 \x01(\x04R\x03len\"E\n" +
 	"\x06Access\x12\x12\n" +
 	"\x04inos\x18\x01 \x03(\x04R\x04inos\x12'\n" +
-	"\x05times\x18\x02 \x03(\v2\x11.dfs.meta.v1.TimeR\x05times\"5\n" +
+	"\x05times\x18\x02 \x03(\v2\x11.dfs.meta.v1.TimeR\x05times\"T\n" +
 	"\tSetPolicy\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
-	"\x06layout\x18\x02 \x01(\rR\x06layout\":\n" +
+	"\x06layout\x18\x02 \x01(\rR\x06layout\x12\x1d\n" +
+	"\n" +
+	"keep_times\x18\x03 \x01(\bR\tkeepTimes\":\n" +
 	"\bGrantIDs\x12\x16\n" +
 	"\x06inodes\x18\x01 \x01(\bR\x06inodes\x12\x16\n" +
 	"\x06chunks\x18\x02 \x01(\bR\x06chunks\"|\n" +
@@ -7115,110 +7143,111 @@ var file_meta_proto_depIdxs = []int32{
 	3,   // 39: dfs.meta.v1.FileCommit.extents:type_name -> dfs.meta.v1.Extent
 	0,   // 40: dfs.meta.v1.FileCommit.mtime:type_name -> dfs.meta.v1.Time
 	0,   // 41: dfs.meta.v1.FileCommit.ctime:type_name -> dfs.meta.v1.Time
-	34,  // 42: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
-	34,  // 43: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
-	0,   // 44: dfs.meta.v1.Access.times:type_name -> dfs.meta.v1.Time
-	2,   // 45: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,   // 46: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
-	6,   // 47: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 48: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
-	6,   // 49: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
-	2,   // 50: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
-	1,   // 51: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
-	3,   // 52: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
-	6,   // 53: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 54: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
-	3,   // 55: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
-	6,   // 56: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
-	52,  // 57: dfs.meta.v1.NearReply.files:type_name -> dfs.meta.v1.NearFile
-	6,   // 58: dfs.meta.v1.NearReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 59: dfs.meta.v1.NearFile.attr:type_name -> dfs.meta.v1.Attr
-	3,   // 60: dfs.meta.v1.NearFile.extents:type_name -> dfs.meta.v1.Extent
-	2,   // 61: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
-	55,  // 62: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
-	1,   // 63: dfs.meta.v1.ReadDirReply.attr:type_name -> dfs.meta.v1.Attr
-	6,   // 64: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
-	1,   // 65: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
-	2,   // 66: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	2,   // 67: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
-	34,  // 68: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34,  // 69: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
-	34,  // 70: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
-	70,  // 71: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
-	72,  // 72: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	92,  // 73: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
-	70,  // 74: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
-	84,  // 75: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
-	94,  // 76: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
-	95,  // 77: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
-	84,  // 78: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
-	93,  // 79: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
-	84,  // 80: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
-	13,  // 81: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15,  // 82: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17,  // 83: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19,  // 84: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,   // 85: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,   // 86: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12,  // 87: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	42,  // 88: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	44,  // 89: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	46,  // 90: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	48,  // 91: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	50,  // 92: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
-	53,  // 93: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	56,  // 94: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	58,  // 95: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	60,  // 96: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	68,  // 97: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	62,  // 98: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	64,  // 99: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	66,  // 100: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	73,  // 101: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	75,  // 102: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	77,  // 103: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	79,  // 104: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	80,  // 105: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	82,  // 106: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	85,  // 107: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
-	87,  // 108: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
-	89,  // 109: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	90,  // 110: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 111: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 112: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 113: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 114: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 115: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 116: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	45,  // 117: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	43,  // 118: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	45,  // 119: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	47,  // 120: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	49,  // 121: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	51,  // 122: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	54,  // 123: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	57,  // 124: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	59,  // 125: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	61,  // 126: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	69,  // 127: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	63,  // 128: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	65,  // 129: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	67,  // 130: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	74,  // 131: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	76,  // 132: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	78,  // 133: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	71,  // 134: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	81,  // 135: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	83,  // 136: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	86,  // 137: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
-	88,  // 138: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
-	91,  // 139: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	91,  // 140: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	111, // [111:141] is the sub-list for method output_type
-	81,  // [81:111] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	3,   // 42: dfs.meta.v1.FileCommit.was:type_name -> dfs.meta.v1.Extent
+	34,  // 43: dfs.meta.v1.SetLock.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 44: dfs.meta.v1.PutLocks.locks:type_name -> dfs.meta.v1.Lock
+	0,   // 45: dfs.meta.v1.Access.times:type_name -> dfs.meta.v1.Time
+	2,   // 46: dfs.meta.v1.LookupRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,   // 47: dfs.meta.v1.LookupReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 48: dfs.meta.v1.LookupReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 49: dfs.meta.v1.GetAttrReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 50: dfs.meta.v1.GetAttrReply.leases:type_name -> dfs.meta.v1.Lease
+	2,   // 51: dfs.meta.v1.OpenRequest.cred:type_name -> dfs.meta.v1.Cred
+	1,   // 52: dfs.meta.v1.OpenReply.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 53: dfs.meta.v1.OpenReply.extents:type_name -> dfs.meta.v1.Extent
+	6,   // 54: dfs.meta.v1.OpenReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 55: dfs.meta.v1.ExtentsReply.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 56: dfs.meta.v1.ExtentsReply.extents:type_name -> dfs.meta.v1.Extent
+	6,   // 57: dfs.meta.v1.ExtentsReply.leases:type_name -> dfs.meta.v1.Lease
+	52,  // 58: dfs.meta.v1.NearReply.files:type_name -> dfs.meta.v1.NearFile
+	6,   // 59: dfs.meta.v1.NearReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 60: dfs.meta.v1.NearFile.attr:type_name -> dfs.meta.v1.Attr
+	3,   // 61: dfs.meta.v1.NearFile.extents:type_name -> dfs.meta.v1.Extent
+	2,   // 62: dfs.meta.v1.ReadDirRequest.cred:type_name -> dfs.meta.v1.Cred
+	55,  // 63: dfs.meta.v1.ReadDirReply.entries:type_name -> dfs.meta.v1.DirEntry
+	1,   // 64: dfs.meta.v1.ReadDirReply.attr:type_name -> dfs.meta.v1.Attr
+	6,   // 65: dfs.meta.v1.ReadDirReply.leases:type_name -> dfs.meta.v1.Lease
+	1,   // 66: dfs.meta.v1.DirEntry.attr:type_name -> dfs.meta.v1.Attr
+	2,   // 67: dfs.meta.v1.GetXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	2,   // 68: dfs.meta.v1.ListXattrRequest.cred:type_name -> dfs.meta.v1.Cred
+	34,  // 69: dfs.meta.v1.WaitLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 70: dfs.meta.v1.GetLockRequest.lock:type_name -> dfs.meta.v1.Lock
+	34,  // 71: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
+	70,  // 72: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
+	72,  // 73: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
+	92,  // 74: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
+	70,  // 75: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
+	84,  // 76: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
+	94,  // 77: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
+	95,  // 78: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
+	84,  // 79: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
+	93,  // 80: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
+	84,  // 81: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
+	13,  // 82: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 83: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 84: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 85: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 86: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 87: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 88: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	42,  // 89: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	44,  // 90: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	46,  // 91: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	48,  // 92: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	50,  // 93: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	53,  // 94: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	56,  // 95: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	58,  // 96: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	60,  // 97: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	68,  // 98: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62,  // 99: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	64,  // 100: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	66,  // 101: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	73,  // 102: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	75,  // 103: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	77,  // 104: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	79,  // 105: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	80,  // 106: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	82,  // 107: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	85,  // 108: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
+	87,  // 109: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
+	89,  // 110: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	90,  // 111: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 112: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 113: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 114: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 115: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 116: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 117: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 118: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 119: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 120: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 121: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 122: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 123: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 124: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 125: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 126: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 127: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 128: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 129: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 130: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 131: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 132: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 133: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 134: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 135: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 136: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 137: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 138: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
+	88,  // 139: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
+	91,  // 140: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	91,  // 141: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	112, // [112:142] is the sub-list for method output_type
+	82,  // [82:112] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
