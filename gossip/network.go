@@ -59,9 +59,9 @@ func (n *Network) Heal(a, b string) {
 }
 
 // reach finds the other end of a link that is not cut.
+//
+// +checklocks:n.mu
 func (n *Network) reach(from, to string) *end {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if _, cut := n.cut[[2]string{min(from, to), max(from, to)}]; cut {
 		return nil
 	}
@@ -85,6 +85,8 @@ func (e *end) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 
 func (e *end) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
+	e.network.mu.Lock()
+	defer e.network.mu.Unlock()
 	if to := e.network.reach(e.addr, addr); to != nil {
 		select {
 		case to.packets <- &memberlist.Packet{Buf: append([]byte(nil), b...), From: memAddr(e.addr), Timestamp: now}:
@@ -98,6 +100,8 @@ func (e *end) PacketCh() <-chan *memberlist.Packet { return e.packets }
 func (e *end) StreamCh() <-chan net.Conn           { return e.streams }
 
 func (e *end) DialTimeout(addr string, _ time.Duration) (net.Conn, error) {
+	e.network.mu.Lock()
+	defer e.network.mu.Unlock() // also while it is handed over: after Shutdown nobody would take it
 	to := e.network.reach(e.addr, addr)
 	if to == nil {
 		return nil, fmt.Errorf("dial %s: nobody there", addr)

@@ -597,3 +597,8 @@ func (v View) acting(pg dfs.PG) (home []position, acting []dfs.NodeID, err error
 	}
 	return home, acting, nil
 }
+
+// EachRow calls fn for all rows, in order, until it fails: to compare two tables.
+func (v View) EachRow(fn func(k, row []byte) error) error {
+	return v.r.Scan([]byte{0}, []byte{0xff}, func(k, row []byte) (bool, error) { return true, fn(k, row) })
+}

@@ -185,3 +185,46 @@ func TestCapacity(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Who is killed leaves what he wrote, and what he had not synced can still be lost.
+func TestKillLeavesWhatWasWritten(t *testing.T) {
+	m := disk.NewMem()
+	if err := disk.MkdirSync(m, "/d"); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.WriteFile(m, "/d/synced", []byte("synced")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := m.Create("/d/written")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("written"), 0); err != nil {
+		t.Fatal(err)
+	}
+	next := m.Kill()
+	if _, err := f.WriteAt([]byte("afterwards"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Remove("/d/synced"); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"/d/synced": "synced", "/d/written": "written"} {
+		if b, err := disk.ReadFile(next, name, 100); err != nil || string(b) != want {
+			t.Errorf("%s after a kill: %q, %v", name, b, err)
+		}
+	}
+	lost := 0
+	for seed := range uint64(40) {
+		c := next.Crash(rand.New(rand.NewPCG(seed, 1)))
+		if b, err := disk.ReadFile(c, "/d/synced", 100); err != nil || string(b) != "synced" {
+			t.Fatalf("synced after a crash: %q, %v", b, err)
+		}
+		if b, err := disk.ReadFile(c, "/d/written", 100); err != nil || string(b) != "written" {
+			lost++
+		}
+	}
+	if lost == 0 {
+		t.Error("40 crashes lost nothing of what was not synced")
+	}
+}

@@ -159,6 +159,49 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	return out
 }
 
+// Kill returns the disk as the next process finds it when the one that uses it is killed
+// now: all that was written is there, and what of it was not synced may still be lost by a
+// Crash. What the dying process writes from then on goes nowhere. Rules are not taken over,
+// nor locks.
+func (m *Mem) Kill() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	copies := map[*node]*node{}
+	var clone func(n *node) *node
+	clone = func(n *node) *node {
+		if n == nil {
+			return nil
+		}
+		c := copies[n]
+		if c != nil {
+			return c
+		}
+		c = &node{
+			dir: n.dir, data: slices.Clone(n.data), durable: slices.Clone(n.durable), pending: slices.Clone(n.pending),
+			allocated: n.allocated, names: n.names,
+		}
+		copies[n] = c
+		for _, side := range []struct{ from, to *map[string]*node }{{&n.entries, &c.entries}, {&n.saved, &c.saved}} {
+			if *side.from != nil {
+				*side.to = make(map[string]*node, len(*side.from))
+			}
+			for name, e := range *side.from {
+				(*side.to)[name] = clone(e)
+			}
+		}
+		return c
+	}
+	out := &Mem{root: clone(m.root), capacity: m.capacity, used: m.used, rng: rand.New(rand.NewPCG(m.rng.Uint64(), m.rng.Uint64()))}
+	for _, op := range m.journal {
+		again := make(dirOp, len(op))
+		for i, e := range op {
+			again[i] = edit{dir: clone(e.dir), name: e.name, node: clone(e.node)}
+		}
+		out.journal = append(out.journal, again)
+	}
+	return out
+}
+
 // crashFile is what is left of a file.
 func crashFile(n *node, rng *rand.Rand) []byte {
 	data := slices.Clone(n.durable)

@@ -125,7 +125,7 @@ type Node struct {
 	applied   waterline
 	level     atomic.Uint32 // of the rows
 	raised    bool          // of the applier: the level changes with the batch at hand
-	incoming  sync.Mutex    // one snapshot comes in at a time
+	incoming  chan struct{} // one snapshot comes in at a time
 	compactAt compaction
 
 	// use is held shared by who uses the store from outside, and to close it.
@@ -176,7 +176,7 @@ func Start(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, logger: cfg.Logger, store: rows,
 		proposals: make(chan *proposal, queueMax), received: make(chan *raftpb.Message, queueMax),
-		control: make(chan func()), applies: make(chan applyJob, applyQueueMax),
+		control: make(chan func()), incoming: make(chan struct{}, 1), applies: make(chan applyJob, applyQueueMax),
 		heard: map[uint64]int64{}, waiting: map[uint64][]*proposal{}, changed: make(chan struct{}), sendings: map[uint64]uint64{},
 	}
 	if err := n.open(); err != nil {

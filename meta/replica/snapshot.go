@@ -76,8 +76,8 @@ func (n *Node) ReceiveSnapshot(ctx context.Context, m *raftpb.Message, fill func
 	if m.GetType() != raftpb.MsgSnap {
 		return fmt.Errorf("message of type %v where a snapshot belongs", m.GetType())
 	}
-	n.incoming.Lock()
-	defer n.incoming.Unlock()
+	n.incoming <- struct{}{}
+	defer func() { <-n.incoming }()
 	if n.ctx.Err() != nil {
 		return ErrStopped
 	}

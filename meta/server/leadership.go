@@ -47,9 +47,9 @@ type leadership struct {
 
 	probes singleflight.Group // of servers that were reported
 
-	levelMu sync.Mutex // held while a master is added or the level is raised, over proposals, which are bounded
+	levelMu turn // held while a master is added or the level is raised, over proposals, which are bounded
 
-	mapMu sync.Mutex // one change of the map at a time; held over proposals, which are bounded
+	mapMu turn // one change of the map at a time; held over proposals, which are bounded
 }
 
 // liveSession is a client's session as the leader sees it.

@@ -30,7 +30,7 @@ type ledger struct {
 	node *replica.Node
 	feed *replica.Follower
 
-	look sync.Mutex // one at a time; held over reads
+	look turn // one at a time; held over reads
 
 	mu      sync.Mutex
 	m       *dfs.ClusterMap                       // +checklocks:mu — that all is by; nil before the first look is done
