@@ -61,6 +61,7 @@ type inode struct {
 	// The lease under which the last commit was made: while it is the same one, nobody
 	// else has changed the file since. Guarded by leases.mu.
 	committing, committed *node
+	based                 *node // guarded by leases.mu; the lease under which attr was looked at for writing
 }
 
 // hold finds or makes the inode's state and counts one more user.

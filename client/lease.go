@@ -169,6 +169,14 @@ func (l *leases) keeps(ino dfs.Ino, at uint64) (lease uint64) {
 	return 0
 }
 
+// overtaken reports whether a lease on the inode went while an answer that was asked for at was
+// on its way: what it tells may be of before what others have changed since.
+func (l *leases) overtaken(ino dfs.Ino, at uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return at < l.floor || l.touched[ino].recall > at
+}
+
 // take takes leases over that came with an answer.
 func (l *leases) take(at uint64, granted []*metapb.Lease) {
 	if len(granted) == 0 {
@@ -182,11 +190,20 @@ func (l *leases) take(at uint64, granted []*metapb.Lease) {
 	l.evictLocked()
 }
 
+// A lease's serial begins with the leader's term, but for those of older masters.
+const (
+	termShift = 40
+	termMask  = 1<<(64-termShift) - 1
+)
+
 // +checklocks:l.mu
 func (l *leases) takeLocked(at uint64, g *metapb.Lease) *node {
 	ino := dfs.Ino(g.Ino)
 	if !l.granted(ino, at) {
 		return nil
+	}
+	if term := g.Serial >> termShift; term != 0 && term != l.term&termMask {
+		return nil // of a leader that this client has not come to, or has left
 	}
 	n := l.nodes[ino]
 	if n == nil {
@@ -525,55 +542,65 @@ func (fs *FS) settleFor(ctx context.Context, ino dfs.Ino) error {
 // hold lets the caller change the bytes of an inode in memory until unpin: nobody else
 // has a lease on it meanwhile. It asks for the lease and waits for it when it is not
 // there.
-func (l *leases) hold(ctx context.Context, ino dfs.Ino) error {
+//
+// The result is for unpin. What is known of the file's attributes is as good as the lease.
+func (l *leases) hold(ctx context.Context, in *inode) (*node, error) {
 	for {
 		l.mu.Lock()
-		n := l.nodes[ino]
+		n := l.nodes[in.ino]
 		here := n != nil && n.exclusive && (!n.recalled || n.going != nil) && l.good()
 		if here && n.busy > 0 {
 			// The masters are making a change of ours; they ask nobody for it.
 			err := l.waitLocked(ctx)
 			l.mu.Unlock()
 			if err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
-		if here {
+		// The lease may have come just now, with an answer that nobody has looked at yet.
+		if here && (n.known || in.based == n) {
 			n.pins++
 			n.going = nil
+			in.based = n
+			attr, known := n.attr, n.known
 			l.mu.Unlock()
-			return nil
+			if known {
+				in.mu.Lock()
+				in.validate(&attr)
+				in.mu.Unlock()
+			}
+			return n, nil
 		}
 		l.mu.Unlock()
 		if l.none.Load() {
-			return errNoLeases
+			return nil, errNoLeases
 		}
-		if pinned, err := l.acquire(ctx, ino); pinned || err != nil {
-			return err
+		if n, err := l.acquire(ctx, in); n != nil || err != nil {
+			return n, err
 		}
 		if err := l.pauseFor(ctx, time.Millisecond); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
 
 // acquire asks for the exclusive lease, and pins it at once when it comes.
-func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err error) {
-	if err := l.fs.settleFor(ctx, ino); err != nil {
-		return false, err
+func (l *leases) acquire(ctx context.Context, in *inode) (pinned *node, err error) {
+	if err := l.fs.settleFor(ctx, in.ino); err != nil {
+		return nil, err
 	}
 	at := l.now()
 	var reply *metapb.GetAttrReply
 	err = l.fs.ask(ctx, func(ctx context.Context, m metapb.MetaClient) (err error) {
-		reply, err = m.Acquire(ctx, &metapb.AcquireRequest{Session: l.session(), Ino: uint64(ino)})
+		reply, err = m.Acquire(ctx, &metapb.AcquireRequest{Session: l.session(), Ino: uint64(in.ino)})
 		return err
 	})
 	if err == nil {
 		err = rpc.Errno(reply.Errno)
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	attr := rpc.AttrFromProto(reply.Attr)
 	l.fs.seen(attr)
@@ -587,7 +614,7 @@ func (l *leases) acquire(ctx context.Context, ino dfs.Ino) (pinned bool, err err
 			n.learn(&attr)
 			if l.good() && n.exclusive && !n.recalled {
 				n.pins++
-				pinned = true
+				in.based, pinned = n, n
 			}
 		}
 	}
@@ -624,14 +651,12 @@ type going struct {
 
 // unpin ends what hold began. With goesOn the lease is not given back before the next
 // hold, or until there is to be none.
-func (l *leases) unpin(ino dfs.Ino, goesOn func() bool) {
+func (l *leases) unpin(n *node, goesOn func() bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.nodes[ino]; n != nil {
-		n.pins--
-		if goesOn != nil {
-			n.going = &going{goesOn, time.Now().Add(writePartMax)}
-		}
+	n.pins--
+	if goesOn != nil {
+		n.going = &going{goesOn, time.Now().Add(writePartMax)}
 	}
 	l.wakeLocked()
 }
@@ -815,6 +840,12 @@ func (fs *FS) evictLoop() {
 		back := l.returns
 		l.returns = nil
 		l.mu.Unlock()
+		for _, ino := range old { // it may have been opened just now
+			if in := fs.find(ino); in != nil {
+				in.doubt()
+				in.release()
+			}
+		}
 		if len(old) > 0 {
 			fs.invalidate(old...)
 		}
@@ -873,18 +904,15 @@ func (l *leases) of(term uint64) bool {
 }
 
 // written lists the inodes with exclusive leases that have bytes which are not
-// committed: those leases are to be kept.
+// committed, or that are being written: those leases are to be kept.
 func (l *leases) written() []uint64 {
 	var inos []uint64
 	for _, in := range l.fs.snapshot() {
 		in.mu.Lock()
 		dirty := in.end > 0
 		in.mu.Unlock()
-		if !dirty {
-			continue
-		}
 		l.mu.Lock()
-		if n := l.nodes[in.ino]; n != nil && n.exclusive {
+		if n := l.nodes[in.ino]; n != nil && n.exclusive && (dirty || n.pins > 0 || n.going != nil) {
 			inos = append(inos, uint64(in.ino))
 		}
 		l.mu.Unlock()
@@ -926,15 +954,16 @@ func (l *leases) detach() {
 }
 
 // reset drops all leases: those of another term or session are nothing.
-func (l *leases) reset() { l.replace(func() {}) }
+func (l *leases) reset() { l.replace(func(map[dfs.Ino]*node) {}) }
 
-// replace is reset, with what is known instead; next is called with mu held.
-func (l *leases) replace(next func()) {
+// replace is reset, with what is known instead; next is called with mu held, and what was
+// known.
+func (l *leases) replace(next func(old map[dfs.Ino]*node)) {
 	l.mu.Lock()
 	old := l.nodes
 	l.nodes, l.names, l.returns = map[dfs.Ino]*node{}, 0, nil
 	l.order.Init()
-	next()
+	next(old)
 	l.wakeLocked()
 	l.mu.Unlock()
 	for _, in := range l.fs.snapshot() {
@@ -961,13 +990,32 @@ func (l *leases) claimed(ino dfs.Ino, granted []*metapb.Lease) {
 // attach takes up leases under a leader: those that it says were kept, but for what was
 // recalled since it was asked, at at.
 func (l *leases) attach(term uint64, until int64, at uint64, kept []*metapb.Lease) {
-	l.replace(func() {
+	l.replace(func(old map[dfs.Ino]*node) {
 		l.term = term
 		for _, g := range kept {
-			l.takeLocked(at, g)
+			if n := old[dfs.Ino(g.Ino)]; n != nil {
+				l.keepLocked(at, n, g)
+			} else {
+				l.takeLocked(at, g)
+			}
 		}
 	})
 	l.until.Store(until)
+}
+
+// keepLocked goes on with a lease that was kept: nobody else had one at any time. Who is writing
+// under it, or has yet to write the rest, and what is on the lane, know this node.
+//
+// +checklocks:l.mu
+func (l *leases) keepLocked(at uint64, n *node, g *metapb.Lease) {
+	if !l.granted(n.ino, at) {
+		return
+	}
+	n.serial, n.by, n.exclusive, n.unlocked = g.Serial, at, g.Exclusive, g.Unlocked
+	n.opened, n.own, n.shown = false, false, dfs.Time{}
+	n.place = l.order.PushBack(n)
+	l.nodes[n.ino] = n
+	l.names += len(n.names)
 }
 
 // recallLoop hears what others wait for.

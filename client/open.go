@@ -109,8 +109,12 @@ func (in *inode) open(ctx context.Context, cred dfs.Cred, flags uint32) error {
 			return err
 		}
 		in.mu.Lock()
+		defer in.mu.Unlock()
+		if fs.leases.overtaken(in.ino, at) {
+			in.validate(&attr)
+			return nil
+		}
 		in.loadLocked(attr, 0, reply.Extents, reply.More)
-		in.mu.Unlock()
 		return nil
 	}
 }

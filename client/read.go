@@ -160,6 +160,10 @@ func (in *inode) load(ctx context.Context, off int64) error {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.fs.leases.overtaken(in.ino, at) {
+		in.validate(&attr) // who still wants the extents asks again
+		return nil
+	}
 	in.loadLocked(attr, off, reply.Extents, reply.More)
 	return nil
 }

@@ -43,7 +43,7 @@ func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func()
 	// Nobody else may look at the file while it is between two states, and where it
 	// ends is known to who has the lease.
 	bounded, cancel := in.fs.bound(ctx)
-	err := in.fs.leases.hold(bounded, in.ino)
+	held, err := in.fs.leases.hold(bounded, in)
 	cancel()
 	pinned := err == nil
 	if !pinned && !errors.Is(err, errNoLeases) {
@@ -55,7 +55,7 @@ func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func()
 		if n < len(p) {
 			goesOn = nil
 		}
-		in.fs.leases.unpin(in.ino, goesOn)
+		in.fs.leases.unpin(held, goesOn)
 	}
 	in.unlockWriting()
 	if n > 0 && (kill || f.flags&flagDsync != 0) {

@@ -16,6 +16,7 @@ import (
 // proposal is commands whose caller waits.
 type proposal struct {
 	commands []meta.Command
+	term     uint64 // in which it is to be made; 0: any
 	bytes    int
 	once     sync.Once     // a node that stops may finish what raft's goroutine finishes too
 	done     chan struct{} // closed once replies or err are there
@@ -43,6 +44,11 @@ func (n *Node) Propose(ctx context.Context, c meta.Command) (meta.Reply, error) 
 
 // ProposeAll makes changes in order, all in one entry of the log.
 func (n *Node) ProposeAll(ctx context.Context, commands []meta.Command) ([]meta.Reply, error) {
+	return n.ProposeIn(ctx, 0, commands)
+}
+
+// ProposeIn is ProposeAll for who knows only of one term that the changes may be made; 0: any.
+func (n *Node) ProposeIn(ctx context.Context, term uint64, commands []meta.Command) ([]meta.Reply, error) {
 	if len(commands) == 0 {
 		return nil, nil
 	}
@@ -52,7 +58,7 @@ func (n *Node) ProposeAll(ctx context.Context, commands []meta.Command) ([]meta.
 	if err := n.permitted(commands); err != nil {
 		return nil, err
 	}
-	p := &proposal{commands: commands, bytes: weight(commands), done: make(chan struct{})}
+	p := &proposal{commands: commands, term: term, bytes: weight(commands), done: make(chan struct{})}
 	select {
 	case n.proposals <- p:
 	case <-ctx.Done():
@@ -96,11 +102,17 @@ func weight(commands []meta.Command) int {
 
 // propose joins the proposals that wait in one entry.
 func (n *Node) propose(first *proposal) {
+	if n.outdated(first) {
+		return
+	}
 	batch := []*proposal{first}
 	commands, bytes := slices.Clone(first.commands), first.bytes // their times are set
 	for len(commands) < batchCommandsMax && bytes < batchBytesMax {
 		select {
 		case p := <-n.proposals:
+			if n.outdated(p) {
+				continue
+			}
 			batch = append(batch, p)
 			commands = append(commands, p.commands...)
 			bytes += p.bytes
@@ -114,6 +126,16 @@ func (n *Node) propose(first *proposal) {
 			p.finish(nil, err)
 		}
 	}
+}
+
+// outdated fails a proposal whose term is over.
+func (n *Node) outdated(p *proposal) bool {
+	s := n.Status()
+	if p.term == 0 || p.term == s.Term {
+		return false
+	}
+	p.finish(nil, &NotLeaderError{Leader: s.Leader})
+	return true
 }
 
 func (n *Node) proposeBatch(batch []*proposal, commands []meta.Command) error {

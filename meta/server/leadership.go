@@ -411,6 +411,13 @@ func (s *Server) Heartbeat(ctx context.Context, req *metapb.HeartbeatRequest) (*
 	if err := bound("leases to keep", len(req.Keep), leasesMax); err != nil {
 		return nil, err
 	}
+	if req.AttachedTerm == l.term && l.leases.late(id, req.Keep) {
+		l.s.logger.Warn("session ended: it came too late with bytes written under leases of the last leader", "session", id)
+		if err := l.closeSession(ctx, id); err != nil {
+			return nil, s.failure(err)
+		}
+		return &metapb.HeartbeatReply{LeaderTerm: l.term, Expired: true}, nil
+	}
 	if req.AttachedTerm == l.term {
 		good, kept := l.leases.attach(id, req.Keep)
 		out.LeaseNanos, out.Leases = int64(good), kept

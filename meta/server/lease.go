@@ -55,7 +55,7 @@ type leaseTable struct {
 	sessions map[dfs.SessionID]*lessee   // +checklocks:mu
 	await    map[dfs.SessionID]bool      // +checklocks:mu — sessions from before that have not come yet; those which may owe a replay
 	ended    map[dfs.SessionID]time.Time // +checklocks:mu — that are being ended
-	serial   uint64                      // +checklocks:mu
+	serial   uint64                      // +checklocks:mu — of the last grant; the high bits are the term: what is given back to the next leader is none of its grants
 	open     bool                        // +checklocks:mu — gate is closed
 }
 
@@ -87,9 +87,12 @@ type leased struct {
 	changed   chan struct{} // closed when a holder goes; nil when nobody waits
 }
 
+// serialBits is how many bits of a grant's serial count the grants of one term.
+const serialBits = 40
+
 func newLeaseTable(l *leadership) *leaseTable {
 	t := &leaseTable{
-		l: l, seed: maphash.MakeSeed(), gate: make(chan struct{}),
+		l: l, seed: maphash.MakeSeed(), gate: make(chan struct{}), serial: l.term << serialBits,
 		inodes: map[dfs.Ino]*leased{}, sessions: map[dfs.SessionID]*lessee{},
 		await: map[dfs.SessionID]bool{}, ended: map[dfs.SessionID]time.Time{},
 	}
@@ -205,6 +208,14 @@ func (t *leaseTable) attach(id dfs.SessionID, keep []uint64) (good time.Duration
 	good = t.l.s.leaseTime()
 	s.until = time.Now().Add(good + t.l.s.leaseSlack())
 	return good, kept
+}
+
+// late reports whether a session comes with bytes written under leases of the last leader when
+// others may have changed the files already.
+func (t *leaseTable) late(id dfs.SessionID, keep []uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(keep) > 0 && t.open && t.sessions[id] == nil
 }
 
 // drop forgets a session that is no more.

@@ -254,3 +254,35 @@ func TestHintsDisturbNobody(t *testing.T) {
 		}
 	})
 }
+
+func TestLeaseOfTheLastLeaderThatIsGivenBackIsNoneOfThisOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := table(t, 1)
+		old := read(t, before, 1)
+		lt := table(t, 1, 2)
+		lt.l.term = 7
+		lt.serial = newLeaseTable(lt.l).serial
+		if now := read(t, lt, 1); now[0].Serial == old[0].Serial {
+			t.Fatalf("both have the serial %d", now[0].Serial)
+		}
+		lt.give(1, []*metapb.Returned{{Ino: 7, Serial: old[0].Serial}})
+		if mode(lt, 1) != "exclusive" {
+			t.Errorf("it has %q", mode(lt, 1))
+		}
+	})
+}
+
+func TestSessionThatComesTooLateWithWrittenBytesIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := table(t, 1)
+		if lt.late(1, []uint64{7}) {
+			t.Error("a session that comes again, since it did not hear the answer, is late")
+		}
+		if lt.late(2, nil) {
+			t.Error("a session without written bytes is late")
+		}
+		if !lt.late(2, []uint64{7}) {
+			t.Error("others may have changed the file, and it is not late")
+		}
+	})
+}

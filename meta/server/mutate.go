@@ -93,7 +93,7 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		return nil, err
 	}
 	defer unlocked()
-	replies, err := s.node.ProposeAll(ctx, commands)
+	replies, err := s.node.ProposeIn(ctx, l.term, commands) // who has which leases is known of this one only
 	if err != nil {
 		return nil, s.failure(err)
 	}
