@@ -34,6 +34,11 @@ type Server struct {
 	Zone   string
 	Weight uint32 // share of the data; by default its capacity in GiB, at least 1
 	State  ServerState
+
+	// What an admin has decided, whatever the server says of itself when it joins again.
+	Leaving  bool  // it is being drained: when it was down and is back, it goes on with that
+	Weighted bool  // Weight stays
+	Until    int64 // Unix seconds up to which it may be down without being replaced; 0: no such time
 }
 
 // ClusterMap is the servers and all acting sets, under one epoch number.

@@ -12,7 +12,7 @@ import (
 // raises once every master understands more. Until then nothing is proposed that came
 // later, so that a program of before can still take its place again.
 //
-// 1: all that the first state knew. 2: SetLevel, SetConfig, FileCommit.Move, SetPolicy.KeepTimes.
+// 1: all that the first state knew. 2: SetLevel, SetConfig, FileCommit.Move, SetPolicy.KeepTimes, what an admin has decided of a Server.
 const Level = 2
 
 // LevelOf is the level at which a command came, or what it asks for in one of its
@@ -23,6 +23,10 @@ func LevelOf(op Op) uint32 {
 		return max(2, op.Level)
 	case *SetConfig:
 		return 2
+	case *PutMap:
+		if slices.ContainsFunc(op.Servers, func(s dfs.Server) bool { return serverLevel(&s) > 1 }) {
+			return 2
+		}
 	case *SetPolicy:
 		if op.KeepTimes {
 			return 2

@@ -436,7 +436,32 @@ func encodeServer(b []byte, s *dfs.Server) []byte {
 		b = appendString(b, v)
 	}
 	b = binary.AppendUvarint(b, uint64(s.Weight))
-	return append(b, byte(s.State))
+	b = append(b, byte(s.State))
+	if serverLevel(s) == 1 {
+		return b
+	}
+	var flags byte
+	if s.Leaving {
+		flags |= serverLeaving
+	}
+	if s.Weighted {
+		flags |= serverWeighted
+	}
+	return binary.AppendVarint(append(b, flags), s.Until)
+}
+
+// Flags of the row of a server.
+const (
+	serverLeaving = 1 << iota
+	serverWeighted
+)
+
+// serverLevel is the level that it takes to know of a server.
+func serverLevel(s *dfs.Server) uint32 {
+	if s.Leaving || s.Weighted || s.Until != 0 {
+		return 2
+	}
+	return 1
 }
 
 func decodeServer(id dfs.NodeID, b []byte) (dfs.Server, error) {
@@ -444,6 +469,13 @@ func decodeServer(id dfs.NodeID, b []byte) (dfs.Server, error) {
 	s := dfs.Server{
 		ID: id, Name: d.string(hostMax), Addr: d.string(hostMax), Host: d.string(hostMax), Zone: d.string(hostMax),
 		Weight: d.uvarint32(), State: dfs.ServerState(d.byte()),
+	}
+	if len(d.b) > 0 {
+		flags := d.byte()
+		if flags&^(serverLeaving|serverWeighted) != 0 {
+			d.fail(fmt.Errorf("unknown flags %#x", flags))
+		}
+		s.Leaving, s.Weighted, s.Until = flags&serverLeaving != 0, flags&serverWeighted != 0, d.varint()
 	}
 	return s, d.done()
 }

@@ -26,6 +26,7 @@ var healthCodes = []healthCode{
 	{"CHUNKS_UNREADABLE", "Of some chunks no copy (of an erasure-coded policy: too few fragments) is on a server that is up: files that lie there cannot be read until one is back.", "bring the servers that are down back; dfs status names them"},
 	{"REPAIRING", "Some chunks have fewer copies or fragments than their policy wants. What servers that are up lack is restored from the others, the most endangered first.", "nothing; when fragments wait for a server that is down, bring it back, or others take over after --repair-after of the masters"},
 	{"SERVER_DOWN", "A chunk server does not answer. Its data is served from the other copies.", "start dfs-chunk there again with its own folders"},
+	{"SERVER_MAINTENANCE", "A chunk server is down on purpose: others take over what it has only when the stated time is over.", "start dfs-chunk there again with its own folders in time; dfs servers maintenance NAME --end ends it"},
 	{"SERVER_DRAINED", "A chunk server was drained and has no data that is needed.", "dfs servers remove NAME, or dfs servers resume NAME"},
 	{"SERVER_DRAINING", "A chunk server is being drained: its data moves to the others, and it takes no new placement groups.", "wait; dfs servers resume NAME takes it back"},
 	{"SERVER_FULL", "A chunk server has no free space above its reserve: it takes no new data; reads and deletes go on.", "delete files, or add servers or disks"},

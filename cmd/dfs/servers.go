@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"dfs/internal/cli"
 	"dfs/proto/adminpb"
@@ -32,7 +35,8 @@ func newServers(g *global) *cobra.Command {
 			return g.emit(cmd, serversView{Schema: "dfs.servers/v1", Servers: status.Servers}, serverTable(status.Servers), nil)
 		},
 	}
-	return cli.Group(&cobra.Command{Use: "servers", Short: "The chunk servers"}, list, newServersDrain(g), newServersResume(g), newServersRemove(g))
+	return cli.Group(&cobra.Command{Use: "servers", Short: "The chunk servers"}, list, newServersDrain(g), newServersResume(g),
+		newServersRemove(g), newServersReplace(g), newServersMaintenance(g), newServersWeight(g))
 }
 
 func newServersDrain(g *global) *cobra.Command {
@@ -45,7 +49,7 @@ dfs status shows how far it is, and says when the server is safe to remove.`,
 		Example: `  dfs servers drain chunk-3 --wait && dfs servers remove chunk-3 --yes`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := g.setServer(cmd.Context(), args[0], adminpb.SetServerRequest_DRAIN, false); err != nil {
+			if err := g.setServer(cmd.Context(), &adminpb.SetServerRequest{Name: args[0], Change: adminpb.SetServerRequest_DRAIN}); err != nil {
 				return err
 			}
 			if !wait {
@@ -93,7 +97,7 @@ func newServersResume(g *global) *cobra.Command {
 		Example: "  dfs servers resume chunk-3",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := g.setServer(cmd.Context(), args[0], adminpb.SetServerRequest_RESUME, false)
+			err := g.setServer(cmd.Context(), &adminpb.SetServerRequest{Name: args[0], Change: adminpb.SetServerRequest_RESUME})
 			if err == nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s takes data\n", args[0])
 			}
@@ -117,7 +121,7 @@ copy of something. Its name can be given to another; itself, it can join again w
 			if err := confirm(cmd, yes); err != nil {
 				return err
 			}
-			err := g.setServer(cmd.Context(), args[0], adminpb.SetServerRequest_REMOVE, force)
+			err := g.setServer(cmd.Context(), &adminpb.SetServerRequest{Name: args[0], Change: adminpb.SetServerRequest_REMOVE, Force: force})
 			if err == nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "removed %s\n", args[0])
 			}
@@ -129,11 +133,104 @@ copy of something. Its name can be given to another; itself, it can join again w
 	return cmd
 }
 
-func (g *global) setServer(ctx context.Context, name string, change adminpb.SetServerRequest_Change, force bool) error {
-	return g.admin(ctx, "", func(ctx context.Context, c adminpb.AdminClient) error {
-		_, err := c.SetServer(ctx, &adminpb.SetServerRequest{Name: name, Change: change, Force: force})
+func newServersReplace(g *global) *cobra.Command {
+	var wait, yes bool
+	cmd := &cobra.Command{
+		Use:   "replace OLD NEW",
+		Short: "Move all data off a chunk server, with another one that takes its part",
+		Long: `Gives NEW, which must have joined and be in the same zone, the weight of OLD, and drains
+OLD. When that is done OLD is safe to remove.`,
+		Example: `  dfs servers replace chunk-3 chunk-7 --wait && dfs servers remove chunk-3 --yes`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			fmt.Fprintf(cmd.ErrOrStderr(), "plan: %s gets the weight of %s, and the data of %s moves off it\n", args[1], args[0], args[0])
+			if err := confirm(cmd, yes); err != nil {
+				return err
+			}
+			err := g.setServer(cmd.Context(), &adminpb.SetServerRequest{Name: args[0], Change: adminpb.SetServerRequest_REPLACE, Successor: args[1]})
+			if err != nil {
+				return err
+			}
+			if !wait {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is being replaced by %s; dfs status shows how far it is\n", args[0], args[1])
+				return nil
+			}
+			return g.awaitDrained(cmd, args[0])
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until OLD is safe to remove")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func newServersMaintenance(g *global) *cobra.Command {
+	var d time.Duration
+	var end bool
+	cmd := &cobra.Command{
+		Use:   "maintenance NAME",
+		Short: "Take a chunk server down on purpose for a while",
+		Long: `Says that a chunk server will be down for a stated time, for example while its machine is
+upgraded: until that is over nobody takes over what it has. Refused when data or writes depend on
+it. Then stop it, and start it again in time; what it missed it fetches by itself.`,
+		Example: `  dfs servers maintenance chunk-3 --for 1h
+  dfs servers maintenance chunk-3 --end`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if end {
+				d = 0
+			} else if d <= 0 {
+				return cli.Usagef("--for=%v: want more than nothing, for example 1h", d)
+			}
+			err := g.setServer(cmd.Context(), &adminpb.SetServerRequest{Name: args[0], Change: adminpb.SetServerRequest_MAINTENANCE, ForNanos: int64(d)})
+			if err != nil {
+				return err
+			}
+			if end {
+				fmt.Fprintf(cmd.OutOrStdout(), "the maintenance of %s is over\n", args[0])
+			} else {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s may be down until %s: stop it now\n", args[0], time.Now().Add(d).Format(time.RFC3339))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().DurationVar(&d, "for", time.Hour, "for how long, at most 168h")
+	cmd.Flags().BoolVar(&end, "end", false, "it is over")
+	return cmd
+}
+
+func newServersWeight(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "weight NAME WEIGHT",
+		Short: "Set how much of the data a chunk server gets",
+		Long: `Sets a chunk server's share of the data, in relation to the others'. By itself a server has
+the weight of its capacity in GiB; 0 goes back to that when the server starts the next time. What the new
+shares move is moved at once.`,
+		Example: "  dfs servers weight chunk-3 500",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			weight, err := strconv.ParseUint(args[1], 10, 20)
+			if err != nil {
+				return cli.Usagef("weight %s: want a number from 0 to 1048575", args[1])
+			}
+			err = g.setServer(cmd.Context(), &adminpb.SetServerRequest{Name: args[0], Change: adminpb.SetServerRequest_WEIGHT, Weight: uint32(weight)})
+			if err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s has weight %d\n", args[0], weight)
+			}
+			return err
+		},
+	}
+}
+
+// setServer changes a server. What is refused for safety ends with the code for that.
+func (g *global) setServer(ctx context.Context, req *adminpb.SetServerRequest) error {
+	err := g.admin(ctx, "", func(ctx context.Context, c adminpb.AdminClient) error {
+		_, err := c.SetServer(ctx, req)
 		return err
 	})
+	if status.Code(err) == codes.FailedPrecondition {
+		return cli.Refusedf("%s", status.Convert(err).Message())
+	}
+	return err
 }
 
 // clientsView is the schema of `dfs clients list -o json`.

@@ -86,6 +86,9 @@ type serverView struct {
 	Free    uint64 `json:"free_bytes"`
 	Groups  uint32 `json:"placement_groups"`
 	Version string `json:"version"`
+
+	Weighted bool   `json:"weight_is_set"`               // by dfs servers weight
+	Until    string `json:"maintenance_until,omitempty"` // RFC 3339
 }
 
 type groupView struct {
@@ -198,7 +201,8 @@ func viewOf(r *adminpb.StatusReply) statusView {
 	}
 	for _, x := range r.Servers {
 		v.Servers = append(v.Servers, serverView{Name: x.Name, ID: dfs.NodeID(x.Id).String(), Addr: x.Addr, Host: x.Host, Zone: x.Zone, Weight: x.Weight,
-			State: x.State, Alive: x.Alive, Total: x.TotalBytes, Used: x.UsedBytes, Free: x.FreeBytes, Groups: x.Groups, Version: x.Version})
+			State: x.State, Alive: x.Alive, Total: x.TotalBytes, Used: x.UsedBytes, Free: x.FreeBytes, Groups: x.Groups, Version: x.Version,
+			Weighted: x.Weighted, Until: untilText(x.Until)})
 	}
 	for _, x := range r.Groups {
 		v.Groups = append(v.Groups, groupView{Policy: dfs.Layout(x.Layout).String(), Total: x.Total, Clean: x.Clean, Degraded: x.Degraded, Unwritable: x.Unwritable, Misplaced: x.Misplaced})
@@ -212,6 +216,14 @@ func viewOf(r *adminpb.StatusReply) statusView {
 			Idle: time.Duration(x.IdleNanos).Seconds(), Open: x.Open})
 	}
 	return v
+}
+
+// untilText is when a maintenance ends; empty when there is none, or it is over.
+func untilText(unix int64) string {
+	if unix <= time.Now().Unix() {
+		return ""
+	}
+	return time.Unix(unix, 0).Format(time.RFC3339)
 }
 
 func (v *statusView) names() table {

@@ -154,7 +154,8 @@ func putMapToProto(op *meta.PutMap) *logpb.PutMap {
 	return &logpb.PutMap{
 		Epoch: uint64(op.Epoch),
 		Servers: slice(op.Servers, func(s dfs.Server) *logpb.Server {
-			return &logpb.Server{Id: uint64(s.ID), Name: s.Name, Addr: s.Addr, Host: s.Host, Zone: s.Zone, Weight: s.Weight, State: uint32(s.State)}
+			return &logpb.Server{Id: uint64(s.ID), Name: s.Name, Addr: s.Addr, Host: s.Host, Zone: s.Zone, Weight: s.Weight, State: uint32(s.State),
+				Leaving: s.Leaving, Weighted: s.Weighted, Until: s.Until}
 		}),
 		Acting: slice(op.Acting, func(h meta.Home) *logpb.Acting {
 			return &logpb.Acting{Pg: uint32(h.PG), Servers: nodesToProto(h.Servers)}
@@ -166,7 +167,8 @@ func putMapFromProto(op *logpb.PutMap) *meta.PutMap {
 	return &meta.PutMap{
 		Epoch: dfs.Epoch(op.Epoch),
 		Servers: slice(op.Servers, func(s *logpb.Server) dfs.Server {
-			return dfs.Server{ID: dfs.NodeID(s.GetId()), Name: s.GetName(), Addr: s.GetAddr(), Host: s.GetHost(), Zone: s.GetZone(), Weight: s.GetWeight(), State: dfs.ServerState(s.GetState())}
+			return dfs.Server{ID: dfs.NodeID(s.GetId()), Name: s.GetName(), Addr: s.GetAddr(), Host: s.GetHost(), Zone: s.GetZone(), Weight: s.GetWeight(), State: dfs.ServerState(s.GetState()),
+				Leaving: s.GetLeaving(), Weighted: s.GetWeighted(), Until: s.GetUntil()}
 		}),
 		Acting: slice(op.Acting, func(a *logpb.Acting) meta.Home {
 			return meta.Home{PG: dfs.PG(a.GetPg()), Servers: nodesFromProto(a.GetServers())}

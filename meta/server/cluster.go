@@ -114,8 +114,12 @@ func (s *Server) Join(ctx context.Context, req *metapb.JoinRequest) (*metapb.Joi
 				if have.State == dfs.ServerGone {
 					return nil, status.Errorf(codes.FailedPrecondition, "chunk server %s was removed from the cluster: start it with empty folders", server.Name)
 				}
-				if have.State == dfs.ServerDrain {
+				if have.State == dfs.ServerDrain || have.Leaving {
 					server.State = dfs.ServerDrain
+				}
+				server.Leaving, server.Weighted, server.Until = have.Leaving, have.Weighted, have.Until
+				if have.Weighted {
+					server.Weight = have.Weight
 				}
 				servers[i] = server
 				return servers, nil
@@ -383,6 +387,9 @@ func (l *leadership) lookAtServers(settled bool) error {
 			wg.Go(func() {
 				if l.s.ping(l.ctx, server) == nil {
 					verdicts[i] = dfs.ServerUp
+					if server.Leaving {
+						verdicts[i] = dfs.ServerDrain
+					}
 				}
 			})
 		}

@@ -364,3 +364,21 @@ func BenchmarkLedger(b *testing.B) {
 		}
 	})
 }
+
+// TestServerThatIsDownOnPurposeIsNotReplaced: until the time for that is over.
+func TestServerThatIsDownOnPurposeIsNotReplaced(t *testing.T) {
+	l := newTerm()
+	l.s = &Server{} // replaces at once
+	m := &dfs.ClusterMap{Servers: []dfs.Server{
+		{ID: 1, State: dfs.ServerDown, Until: time.Now().Add(time.Hour).Unix()}, {ID: 2, State: dfs.ServerDown}, {ID: 3, State: dfs.ServerUp},
+	}}
+	l.noteAway(m)
+	if late := l.absent(); len(late) != 1 || !late[2] {
+		t.Errorf("replaced: %v, want 2 alone", late)
+	}
+	m.Servers[0].Until = time.Now().Add(-time.Second).Unix()
+	l.noteAway(m)
+	if late := l.absent(); len(late) != 2 {
+		t.Errorf("replaced when its time is over: %v", late)
+	}
+}

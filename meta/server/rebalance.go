@@ -1,20 +1,15 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"math/bits"
 	"slices"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"dfs"
 	"dfs/meta"
 	"dfs/placement"
-	"dfs/proto/adminpb"
 	"dfs/proto/metapb"
 )
 
@@ -308,76 +303,6 @@ func (r *repairs) notArriving(server dfs.NodeID, buckets uint32, chunks []dfs.Ch
 		mv := r.moves[id.PG(buckets)]
 		return mv != nil && mv.to == server
 	})
-}
-
-// SetServer has a chunk server drained, or takes that back, or removes it for good.
-func (s *Server) SetServer(ctx context.Context, req *adminpb.SetServerRequest) (*adminpb.SetServerReply, error) {
-	l := s.leading.Load()
-	if l == nil {
-		return nil, s.notReady()
-	}
-	st := l.ledger.result()
-	var m *dfs.ClusterMap
-	if err := s.read(ctx, func(v meta.View) (err error) { m, err = v.Map(); return err }); err != nil {
-		return nil, err
-	}
-	_, err := l.changeMap(ctx, func(servers []dfs.Server) ([]dfs.Server, error) {
-		i := slices.IndexFunc(servers, func(x dfs.Server) bool { return x.Name == req.Name && x.State != dfs.ServerGone })
-		if i < 0 {
-			return nil, status.Errorf(codes.NotFound, "no chunk server is named %s", req.Name)
-		}
-		x := &servers[i]
-		switch req.Change {
-		case adminpb.SetServerRequest_DRAIN:
-			if x.State == dfs.ServerDown {
-				return nil, status.Errorf(codes.FailedPrecondition, "chunk server %s is down: nothing can be moved off it; bring it back, or remove it", x.Name)
-			}
-			x.State = dfs.ServerDrain
-			for layout := range layoutsOf(m) {
-				if err := placement.Holds(servers, layout); err != nil {
-					return nil, status.Errorf(codes.FailedPrecondition, "without chunk server %s there are too few: %v", x.Name, err)
-				}
-			}
-		case adminpb.SetServerRequest_RESUME:
-			if x.State == dfs.ServerDrain {
-				x.State = dfs.ServerUp
-			}
-		case adminpb.SetServerRequest_REMOVE:
-			if err := removable(m, x, &st, req.Force); err != nil {
-				return nil, err
-			}
-			// Its id stays known, so that it cannot come back as if nothing had been; its name is free.
-			x.State, x.Name = dfs.ServerGone, fmt.Sprintf("%s removed %s", x.Name, x.ID)
-		default:
-			return nil, status.Error(codes.InvalidArgument, "a change of a chunk server that this master does not know")
-		}
-		return servers, nil
-	})
-	return &adminpb.SetServerReply{}, s.failure(err)
-}
-
-// removable says why a server must not be removed.
-func removable(m *dfs.ClusterMap, x *dfs.Server, st *repairState, force bool) error {
-	groups, pinned := 0, 0
-	for pg, home := range m.Home {
-		if slices.Contains(home, x.ID) {
-			groups++
-			if st.pinned[pg] {
-				pinned++
-			}
-		}
-	}
-	switch {
-	case groups == 0 || force:
-		return nil
-	case x.State != dfs.ServerDown:
-		return status.Errorf(codes.FailedPrecondition, "chunk server %s is in %d placement groups: drain it first", x.Name, groups)
-	case st.epoch != m.Epoch:
-		return status.Errorf(codes.FailedPrecondition, "it is just being found out what depends on chunk server %s: try again in some seconds", x.Name)
-	case pinned > 0:
-		return status.Errorf(codes.FailedPrecondition, "in %d placement groups chunk server %s may have the only copy of something: bring it or the others back; --force gives that up for lost", pinned, x.Name)
-	}
-	return nil
 }
 
 // repairFor is what a server needs to make the fragment at a position of a chunk.

@@ -87,14 +87,14 @@ func (l *leadership) made(server dfs.NodeID, chunks []uint64) {
 	}
 }
 
-// noteAway notes which servers are down.
+// noteAway notes which servers are down, other than on purpose.
 func (l *leadership) noteAway(m *dfs.ClusterMap) {
 	r := &l.repairs
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	away := map[dfs.NodeID]time.Time{}
 	for i := range m.Servers {
-		if s := &m.Servers[i]; s.State == dfs.ServerDown {
+		if s := &m.Servers[i]; s.State == dfs.ServerDown && time.Now().Unix() >= s.Until {
 			since, known := r.away[s.ID]
 			if !known {
 				since = time.Now()

@@ -122,6 +122,7 @@ func addServers(out *adminpb.StatusReply, snap *snapshot, members map[dfs.NodeID
 		x := &adminpb.Server{
 			Id: uint64(s.ID), Name: s.Name, Addr: s.Addr, Host: s.Host, Zone: s.Zone, Weight: s.Weight, State: s.State.String(), Alive: m.Alive,
 			TotalBytes: m.Total, FreeBytes: m.Free, UsedBytes: m.Total - min(m.Free, m.Total), Groups: groups[s.ID], Version: m.Version,
+			Weighted: s.Weighted, Until: s.Until,
 		}
 		out.Servers = append(out.Servers, x)
 		out.TotalBytes += x.TotalBytes
@@ -235,6 +236,8 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 			say("SERVER_DRAINING", warning, "wait, then dfs servers remove "+x.Name, "chunk server %s is drained: %d placement groups are still to be moved off it", x.Name, x.Groups)
 		case x.State == dfs.ServerDrain.String():
 			say("SERVER_DRAINED", warning, "dfs servers remove "+x.Name, "chunk server %s has no data that is needed: it is safe to remove", x.Name)
+		case x.State == dfs.ServerDown.String() && x.Until > time.Now().Unix():
+			say("SERVER_MAINTENANCE", warning, "start dfs-chunk there again with its own folders in time, or dfs servers maintenance "+x.Name+" --end", "chunk server %s is down on purpose, until %s", x.Name, time.Unix(x.Until, 0).Format(time.RFC3339))
 		case x.State == dfs.ServerDown.String():
 			say("SERVER_DOWN", warning, "start dfs-chunk there again with its own folders", "chunk server %s at %s does not answer", x.Name, x.Addr)
 		case x.Alive && x.TotalBytes > 0 && x.FreeBytes == 0:

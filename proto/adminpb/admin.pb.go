@@ -26,10 +26,13 @@ const (
 type SetServerRequest_Change int32
 
 const (
-	SetServerRequest_NONE   SetServerRequest_Change = 0
-	SetServerRequest_DRAIN  SetServerRequest_Change = 1 // its data moves to others
-	SetServerRequest_RESUME SetServerRequest_Change = 2 // it takes data again
-	SetServerRequest_REMOVE SetServerRequest_Change = 3 // for good
+	SetServerRequest_NONE        SetServerRequest_Change = 0
+	SetServerRequest_DRAIN       SetServerRequest_Change = 1 // its data moves to others
+	SetServerRequest_RESUME      SetServerRequest_Change = 2 // it takes data again
+	SetServerRequest_REMOVE      SetServerRequest_Change = 3 // for good
+	SetServerRequest_MAINTENANCE SetServerRequest_Change = 4 // it is down on purpose for for_nanos; 0: not any more
+	SetServerRequest_WEIGHT      SetServerRequest_Change = 5 // it gets weight as its share of the data; 0: what its disks have
+	SetServerRequest_REPLACE     SetServerRequest_Change = 6 // its data moves to others, and successor gets its weight
 )
 
 // Enum value maps for SetServerRequest_Change.
@@ -39,12 +42,18 @@ var (
 		1: "DRAIN",
 		2: "RESUME",
 		3: "REMOVE",
+		4: "MAINTENANCE",
+		5: "WEIGHT",
+		6: "REPLACE",
 	}
 	SetServerRequest_Change_value = map[string]int32{
-		"NONE":   0,
-		"DRAIN":  1,
-		"RESUME": 2,
-		"REMOVE": 3,
+		"NONE":        0,
+		"DRAIN":       1,
+		"RESUME":      2,
+		"REMOVE":      3,
+		"MAINTENANCE": 4,
+		"WEIGHT":      5,
+		"REPLACE":     6,
 	}
 )
 
@@ -872,6 +881,8 @@ type Server struct {
 	FreeBytes     uint64                 `protobuf:"varint,11,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
 	Groups        uint32                 `protobuf:"varint,12,opt,name=groups,proto3" json:"groups,omitempty"` // acting sets it is in
 	Version       string                 `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
+	Weighted      bool                   `protobuf:"varint,14,opt,name=weighted,proto3" json:"weighted,omitempty"` // an admin has set the weight
+	Until         int64                  `protobuf:"varint,15,opt,name=until,proto3" json:"until,omitempty"`       // Unix seconds of the end of its maintenance; 0: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -995,6 +1006,20 @@ func (x *Server) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Server) GetWeighted() bool {
+	if x != nil {
+		return x.Weighted
+	}
+	return false
+}
+
+func (x *Server) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
 }
 
 type Group struct {
@@ -1674,6 +1699,9 @@ type SetServerRequest struct {
 	Name          string                  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Change        SetServerRequest_Change `protobuf:"varint,2,opt,name=change,proto3,enum=dfs.admin.v1.SetServerRequest_Change" json:"change,omitempty"`
 	Force         bool                    `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // REMOVE: also what only it has is given up
+	Weight        uint32                  `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"`
+	ForNanos      int64                   `protobuf:"varint,5,opt,name=for_nanos,json=forNanos,proto3" json:"for_nanos,omitempty"`
+	Successor     string                  `protobuf:"bytes,6,opt,name=successor,proto3" json:"successor,omitempty"` // name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1727,6 +1755,27 @@ func (x *SetServerRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *SetServerRequest) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *SetServerRequest) GetForNanos() int64 {
+	if x != nil {
+		return x.ForNanos
+	}
+	return 0
+}
+
+func (x *SetServerRequest) GetSuccessor() string {
+	if x != nil {
+		return x.Successor
+	}
+	return ""
 }
 
 type SetServerReply struct {
@@ -2548,7 +2597,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x14\n" +
 	"\x05alive\x18\x05 \x01(\bR\x05alive\x12\x18\n" +
 	"\aapplied\x18\x06 \x01(\x04R\aapplied\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xbd\x02\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"\xef\x02\n" +
 	"\x06Server\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2566,7 +2615,9 @@ const file_admin_proto_rawDesc = "" +
 	"\n" +
 	"free_bytes\x18\v \x01(\x04R\tfreeBytes\x12\x16\n" +
 	"\x06groups\x18\f \x01(\rR\x06groups\x12\x18\n" +
-	"\aversion\x18\r \x01(\tR\aversion\"\xa5\x01\n" +
+	"\aversion\x18\r \x01(\tR\aversion\x12\x1a\n" +
+	"\bweighted\x18\x0e \x01(\bR\bweighted\x12\x14\n" +
+	"\x05until\x18\x0f \x01(\x03R\x05until\"\xa5\x01\n" +
 	"\x05Group\x12\x16\n" +
 	"\x06layout\x18\x01 \x01(\rR\x06layout\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\rR\x05total\x12\x14\n" +
@@ -2621,18 +2672,25 @@ const file_admin_proto_rawDesc = "" +
 	"\x13RemoveMasterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x13\n" +
-	"\x11RemoveMasterReply\"\xb2\x01\n" +
+	"\x11RemoveMasterReply\"\xaf\x02\n" +
 	"\x10SetServerRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12=\n" +
 	"\x06change\x18\x02 \x01(\x0e2%.dfs.admin.v1.SetServerRequest.ChangeR\x06change\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"5\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\x12\x16\n" +
+	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x1b\n" +
+	"\tfor_nanos\x18\x05 \x01(\x03R\bforNanos\x12\x1c\n" +
+	"\tsuccessor\x18\x06 \x01(\tR\tsuccessor\"_\n" +
 	"\x06Change\x12\b\n" +
 	"\x04NONE\x10\x00\x12\t\n" +
 	"\x05DRAIN\x10\x01\x12\n" +
 	"\n" +
 	"\x06RESUME\x10\x02\x12\n" +
 	"\n" +
-	"\x06REMOVE\x10\x03\"\x10\n" +
+	"\x06REMOVE\x10\x03\x12\x0f\n" +
+	"\vMAINTENANCE\x10\x04\x12\n" +
+	"\n" +
+	"\x06WEIGHT\x10\x05\x12\v\n" +
+	"\aREPLACE\x10\x06\"\x10\n" +
 	"\x0eSetServerReply\"+\n" +
 	"\x15TransferLeaderRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"-\n" +

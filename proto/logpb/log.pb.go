@@ -2588,6 +2588,9 @@ type Server struct {
 	Zone          string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
 	Weight        uint32                 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
 	State         uint32                 `protobuf:"varint,7,opt,name=state,proto3" json:"state,omitempty"`
+	Leaving       bool                   `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Weighted      bool                   `protobuf:"varint,9,opt,name=weighted,proto3" json:"weighted,omitempty"`
+	Until         int64                  `protobuf:"varint,10,opt,name=until,proto3" json:"until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2667,6 +2670,27 @@ func (x *Server) GetWeight() uint32 {
 func (x *Server) GetState() uint32 {
 	if x != nil {
 		return x.State
+	}
+	return 0
+}
+
+func (x *Server) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *Server) GetWeighted() bool {
+	if x != nil {
+		return x.Weighted
+	}
+	return false
+}
+
+func (x *Server) GetUntil() int64 {
+	if x != nil {
+		return x.Until
 	}
 	return 0
 }
@@ -3200,7 +3224,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06chunks\x18\x01 \x03(\x06R\x06chunks\"?\n" +
 	"\tBootstrap\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x18\n" +
-	"\abuckets\x18\x02 \x01(\rR\abuckets\"\x96\x01\n" +
+	"\abuckets\x18\x02 \x01(\rR\abuckets\"\xe2\x01\n" +
 	"\x06Server\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3208,7 +3232,11 @@ const file_log_proto_rawDesc = "" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x12\x14\n" +
-	"\x05state\x18\a \x01(\rR\x05state\"2\n" +
+	"\x05state\x18\a \x01(\rR\x05state\x12\x18\n" +
+	"\aleaving\x18\b \x01(\bR\aleaving\x12\x1a\n" +
+	"\bweighted\x18\t \x01(\bR\bweighted\x12\x14\n" +
+	"\x05until\x18\n" +
+	" \x01(\x03R\x05until\"2\n" +
 	"\x06Acting\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
 	"\aservers\x18\x02 \x03(\x06R\aservers\"x\n" +

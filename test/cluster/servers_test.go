@@ -1,0 +1,93 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"dfs/proto/adminpb"
+)
+
+// server is what the masters say of a chunk server.
+func (c *Cluster) server(name string) (*adminpb.Server, error) {
+	st, err := c.Status()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(st.Servers, func(s *adminpb.Server) bool { return s.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("no %s: %v", name, reasons(st))
+	}
+	return st.Servers[i], nil
+}
+
+func (c *Cluster) awaitServer(name, what string, is func(*adminpb.Server) bool) {
+	c.t.Helper()
+	c.Eventually(name+" "+what, func() error {
+		s, err := c.server(name)
+		if err == nil && !is(s) {
+			err = fmt.Errorf("%v", s)
+		}
+		return err
+	})
+}
+
+func (c *Cluster) change(req *adminpb.SetServerRequest) error {
+	return c.Call(func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := adminpb.NewAdminClient(conn).SetServer(ctx, req)
+		return err
+	})
+}
+
+// TestServersAreMaintainedAndReplaced: what an admin decides of a server stays when it dies and
+// comes back.
+func TestServersAreMaintainedAndReplaced(t *testing.T) {
+	t.Parallel()
+	c := Start(t, Options{ChunkServers: 4, ReportInterval: 300 * time.Millisecond, DropWait: 300 * time.Millisecond})
+	files := c.writeSome("some")
+	c.whole()
+	maintain := func(name string, d time.Duration) error {
+		return c.change(&adminpb.SetServerRequest{Name: name, Change: adminpb.SetServerRequest_MAINTENANCE, ForNanos: int64(d)})
+	}
+	// What follows takes masters that all know of it.
+	c.Eventually("maintenance of chunk-1", func() error { return maintain("chunk-1", time.Hour) })
+	c.Kill("chunk-1")
+	c.awaitServer("chunk-1", "to be down", func(s *adminpb.Server) bool { return s.State == "down" && s.Until > time.Now().Unix() })
+	c.Eventually("that chunk-2 is not taken away as well", func() error {
+		if err := maintain("chunk-2", time.Hour); status.Code(err) != codes.FailedPrecondition {
+			return fmt.Errorf("it may: %v", err)
+		}
+		return nil
+	})
+	c.Restart("chunk-1")
+	c.whole()
+	if err := maintain("chunk-1", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.change(&adminpb.SetServerRequest{Name: "chunk-2", Change: adminpb.SetServerRequest_WEIGHT, Weight: 77}); err != nil {
+		t.Fatal(err)
+	}
+	c.Kill("chunk-2")
+	c.Restart("chunk-2")
+	c.awaitServer("chunk-2", "to have its weight", func(s *adminpb.Server) bool { return s.State == "up" && s.Weight == 77 && s.Weighted })
+
+	// A server that dies while it is drained goes on with that when it is back.
+	name := c.AddChunkServer()
+	c.Eventually("chunk-2 to be replaced", func() error {
+		return c.change(&adminpb.SetServerRequest{Name: "chunk-2", Change: adminpb.SetServerRequest_REPLACE, Successor: name})
+	})
+	c.Kill("chunk-2")
+	c.awaitServer("chunk-2", "to be down", func(s *adminpb.Server) bool { return s.State == "down" })
+	c.Restart("chunk-2")
+	c.awaitServer("chunk-2", "to be drained", func(s *adminpb.Server) bool { return s.State == "drain" && s.Groups == 0 })
+	c.awaitServer(name, "to have the weight", func(s *adminpb.Server) bool { return s.Weight == 77 && s.Weighted && s.Groups > 0 })
+	c.whole()
+	c.Kill("chunk-2")
+	c.readAll(files)
+}
