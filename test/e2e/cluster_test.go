@@ -250,6 +250,7 @@ type status struct {
 	Health  string `json:"health"`
 	Leader  string `json:"leader"`
 	Orphans uint64 `json:"orphans"`
+	Level   uint32 `json:"level"`
 	Reasons []struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
