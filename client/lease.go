@@ -1102,7 +1102,9 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 			return // the session is over
 		}
 	}
-	fs.flushFor(ino)
+	if fs.flushFor(ino) {
+		share, back.Shared = false, false // what is known of the file is with the bytes that are lost
+	}
 	l.mu.Lock()
 	if l.nodes[ino] == n {
 		l.touch(ino, true)
@@ -1128,16 +1130,25 @@ func (fs *FS) giveBack(lease *metapb.Lease) {
 	fs.giveBackNow(back)
 }
 
-// flushFor writes back an inode that others wait for.
-func (fs *FS) flushFor(ino dfs.Ino) {
+// flushFor writes back an inode that others wait for. What there is no room for is lost, and
+// the next fsync or close says so: the lease goes, and written later it would be written over
+// what others have written meanwhile.
+func (fs *FS) flushFor(ino dfs.Ino) (lost bool) {
 	in := fs.find(ino)
 	if in == nil {
-		return
+		return false
 	}
 	defer in.release()
-	if err := in.flush(fs.ctx); err != nil && fs.ctx.Err() == nil {
-		fs.cfg.Logger.Warn("others wait for bytes that cannot be written", "inode", uint64(ino), "err", err)
+	err := in.flush(fs.ctx)
+	if err == nil || fs.ctx.Err() != nil {
+		return false
 	}
+	fs.cfg.Logger.Warn("others wait for bytes that cannot be written", "inode", uint64(ino), "err", err)
+	if !errors.Is(err, dfs.ENOSPC) && !errors.Is(err, dfs.EDQUOT) {
+		return false // the session ends, or has ended: see checkWritten
+	}
+	in.lose(err)
+	return true
 }
 
 // waitLocked waits until something about a node has changed, and lets go of l.mu
