@@ -139,11 +139,13 @@ type cluster struct {
 	chunks  []*process
 	addrs   []string // of the masters
 	mounts  []*mount
+	hosts   *hosts // nil: all is on this one
 }
 
 // options of a cluster.
 type options struct {
 	masters, chunks int
+	hosts           *hosts // each daemon and mount is on one of its own; nil: all on this one
 	chunkArgs       []string
 	chunkDir        func(i int) string // where chunk server i keeps its data; nil: in the cluster's folder
 }
@@ -183,30 +185,24 @@ func startCluster(dir string, o options) (*cluster, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir}
-	all, err := freePorts(2 * (o.masters + o.chunks))
+	c := &cluster{dir: dir, hosts: o.hosts}
+	addrs, err := c.place(o)
 	if err != nil {
 		return nil, err
 	}
-	var ports []int // with the one above free for gossip
-	for i := 0; i < len(all); i += 2 {
-		ports = append(ports, all[i])
-	}
-	for _, port := range ports[:o.masters] {
-		c.addrs = append(c.addrs, fmt.Sprintf("127.0.0.1:%d", port))
-	}
+	c.addrs = addrs[:o.masters]
 	for i, addr := range c.addrs {
 		args, first := masterArgs(c, i, addr)
 		p := c.process(fmt.Sprintf("master-%d", i+1), args...)
 		p.first = first
 		c.masters = append(c.masters, p)
 	}
-	for i, port := range ports[o.masters:] {
+	for i, addr := range addrs[o.masters:] {
 		data := filepath.Join(dir, fmt.Sprintf("chunk-%d", i+1))
 		if o.chunkDir != nil {
 			data = o.chunkDir(i)
 		}
-		c.chunks = append(c.chunks, c.process(fmt.Sprintf("chunk-%d", i+1), chunkArgs(c, i, fmt.Sprintf("127.0.0.1:%d", port), data, o.chunkArgs)...))
+		c.chunks = append(c.chunks, c.process(fmt.Sprintf("chunk-%d", i+1), chunkArgs(c, i, addr, data, o.chunkArgs)...))
 	}
 	if err := c.startAll(); err != nil {
 		return c, err
@@ -214,9 +210,45 @@ func startCluster(dir string, o options) (*cluster, error) {
 	return c, c.waitHealthy(healthyTimeout)
 }
 
+// place finds the addresses of the masters, then of the chunk servers. The port above each
+// is free for gossip.
+func (c *cluster) place(o options) (addrs []string, err error) {
+	if c.hosts == nil {
+		ports, err := freePorts(2 * (o.masters + o.chunks))
+		for i := 0; i < len(ports); i += 2 {
+			addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", ports[i]))
+		}
+		return addrs, err
+	}
+	if _, err := c.hosts.add("admin"); err != nil {
+		return nil, err
+	}
+	for i := range o.masters + o.chunks {
+		name := fmt.Sprintf("master-%d", i+1)
+		if i >= o.masters {
+			name = fmt.Sprintf("chunk-%d", i-o.masters+1)
+		}
+		h, err := c.hosts.add(name)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, h.ip+":7400")
+	}
+	return addrs, nil
+}
+
+// process is a daemon or a mount, on its host.
 func (c *cluster) process(name string, args ...string) *process {
-	args[0] = filepath.Join(binaries, args[0])
-	return &process{name: name, args: args, log: filepath.Join(c.dir, name+".log")}
+	return &process{name: name, args: c.line(name, args), log: filepath.Join(c.dir, name+".log")}
+}
+
+// line is a command line that runs one of our programs on a host.
+func (c *cluster) line(host string, args []string) []string {
+	args = slices.Concat([]string{filepath.Join(binaries, args[0])}, args[1:])
+	if c.hosts == nil {
+		return args
+	}
+	return inside(c.hosts.all[host].holder, args...)
 }
 
 func (c *cluster) all() []*process { return slices.Concat(c.masters, c.chunks) }
@@ -265,8 +297,8 @@ type status struct {
 func (c *cluster) status(timeout time.Duration) (status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "dfs"), "--masters", strings.Join(c.addrs, ","), "status", "-o", "json")
-	out, err := cmd.Output()
+	line := c.line("admin", []string{"dfs", "--masters", strings.Join(c.addrs, ","), "status", "-o", "json"})
+	out, err := exec.CommandContext(ctx, line[0], line[1:]...).Output()
 	var s status
 	// An unhealthy cluster is told by the exit code too; the figures are there.
 	if jerr := json.Unmarshal(out, &s); jerr != nil {
@@ -349,6 +381,11 @@ func (c *cluster) tryMount(opts ...string) (*mount, error) {
 	dir := filepath.Join(c.dir, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
+	}
+	if c.hosts != nil {
+		if _, err := c.hosts.add(name); err != nil {
+			return nil, err
+		}
 	}
 	args := []string{"dfs-mount", "-f", "--log-level=info"}
 	for _, o := range opts {
