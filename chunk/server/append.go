@@ -65,6 +65,10 @@ func (st *stream) receive(ctx context.Context) error {
 			return status.Errorf(codes.FailedPrecondition, "wrong cluster: the append is of cluster %s, this server is of cluster %s",
 				dfs.ClusterID(req.Cluster), own)
 		}
+		if err := st.server.gone(); err != nil {
+			rpc.Free(req.Data)
+			return err
+		}
 		select {
 		case st.slots <- struct{}{}:
 		case <-ctx.Done():

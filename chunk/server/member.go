@@ -81,6 +81,9 @@ func (s *Server) join(ctx context.Context) bool {
 const joinTimeout = 10 * time.Second
 
 func (s *Server) joinOnce(ctx context.Context) error {
+	if err := s.gone(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	var reply *metapb.JoinReply

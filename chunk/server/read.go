@@ -21,7 +21,7 @@ func (s *Server) check(cluster uint64) error {
 		return status.Errorf(codes.FailedPrecondition, "wrong cluster: the request is of cluster %s, this server is of cluster %s",
 			dfs.ClusterID(cluster), own)
 	}
-	return nil
+	return s.gone()
 }
 
 // Read answers pages of a record with their checksums.

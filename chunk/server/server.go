@@ -85,7 +85,8 @@ type Server struct {
 	mends      repairs
 	backups    backups
 	joined     atomic.Bool
-	seeds      []string // gossip addresses told by the first join; the member loop's
+	away       atomic.Int64 // Unix nanoseconds until which it refuses everything, see Leave
+	seeds      []string     // gossip addresses told by the first join; the member loop's
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

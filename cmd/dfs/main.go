@@ -52,6 +52,7 @@ func newCommand() *cobra.Command {
 		newServers(g),
 		newWhere(g),
 		newCheck(g),
+		newDrill(g),
 		newPolicy(g),
 		newMaster(g),
 		newConfig(g),

@@ -108,6 +108,7 @@ type repairView struct {
 	Waiting  uint64 `json:"waiting_fragments"`
 	Bytes    uint64 `json:"bytes"`
 	Rate     uint64 `json:"bytes_per_second"`
+	Epoch    uint64 `json:"epoch"` // of the map that this is by
 }
 
 type sessionView struct {
@@ -208,7 +209,7 @@ func viewOf(r *adminpb.StatusReply) statusView {
 		v.Groups = append(v.Groups, groupView{Policy: dfs.Layout(x.Layout).String(), Total: x.Total, Clean: x.Clean, Degraded: x.Degraded, Unwritable: x.Unwritable, Misplaced: x.Misplaced})
 	}
 	if x := r.Repair; x != nil {
-		v.Repair = repairView{Chunks: x.Chunks, Critical: x.Critical, Lost: x.Lost, Waiting: x.Waiting, Bytes: x.Bytes, Rate: x.BytesPerSecond}
+		v.Repair = repairView{Chunks: x.Chunks, Critical: x.Critical, Lost: x.Lost, Waiting: x.Waiting, Bytes: x.Bytes, Rate: x.BytesPerSecond, Epoch: x.Epoch}
 	}
 	v.Backlog = backlogView{Files: r.Orphans, Chunks: r.Backlog.GetChunks(), Bytes: r.Backlog.GetBytes(), DeadBytes: r.Backlog.GetDeadBytes()}
 	for _, x := range r.Sessions {

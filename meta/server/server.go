@@ -96,6 +96,7 @@ type Server struct {
 	metrics   *metrics
 	maps      mapWatch
 	leading   atomic.Pointer[leadership] // nil while this master does not lead
+	away      atomic.Int64               // Unix nanoseconds until which it is cut off the other masters, see Leave
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -146,6 +146,9 @@ func (t *transport) refresh() {
 
 // Send implements replica.Transport.
 func (t *transport) Send(messages []*replica.Message) {
+	if t.s.gone() {
+		return
+	}
 	for len(messages) > 0 {
 		to := messages[0].GetTo()
 		n := 1
@@ -378,6 +381,9 @@ func (s *Server) Messages(in metapb.Raft_MessagesServer) error {
 		rpc.Free(m.Data)
 		if err != nil {
 			return status.Errorf(codes.InvalidArgument, "raft message: %v", err)
+		}
+		if s.gone() {
+			continue // lost
 		}
 		if replica.IsSnapshot(&message) {
 			return status.Error(codes.InvalidArgument, "a snapshot does not travel as a message")

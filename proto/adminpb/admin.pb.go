@@ -2518,6 +2518,126 @@ func (x *Finding) GetRepaired() bool {
 	return false
 }
 
+type DrillRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"` // one of these three, a name
+	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Master        string                 `protobuf:"bytes,3,opt,name=master,proto3" json:"master,omitempty"`
+	Nanos         int64                  `protobuf:"varint,4,opt,name=nanos,proto3" json:"nanos,omitempty"`                 // for how long
+	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only say what would go, or why it may not
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillRequest) Reset() {
+	*x = DrillRequest{}
+	mi := &file_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillRequest) ProtoMessage() {}
+
+func (x *DrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillRequest.ProtoReflect.Descriptor instead.
+func (*DrillRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DrillRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *DrillRequest) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *DrillRequest) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *DrillRequest) GetNanos() int64 {
+	if x != nil {
+		return x.Nanos
+	}
+	return 0
+}
+
+func (x *DrillRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type DrillReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gone          []string               `protobuf:"bytes,1,rep,name=gone,proto3" json:"gone,omitempty"` // names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillReply) Reset() {
+	*x = DrillReply{}
+	mi := &file_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillReply) ProtoMessage() {}
+
+func (x *DrillReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillReply.ProtoReflect.Descriptor instead.
+func (*DrillReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DrillReply) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -2740,7 +2860,16 @@ const file_admin_proto_rawDesc = "" +
 	"\x03ino\x18\x05 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04text\x18\x06 \x01(\tR\x04text\x12\x14\n" +
 	"\x05files\x18\a \x03(\tR\x05files\x12\x1a\n" +
-	"\brepaired\x18\b \x01(\bR\brepaired2\x9c\x06\n" +
+	"\brepaired\x18\b \x01(\bR\brepaired\"\x81\x01\n" +
+	"\fDrillRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x16\n" +
+	"\x06master\x18\x03 \x01(\tR\x06master\x12\x14\n" +
+	"\x05nanos\x18\x04 \x01(\x03R\x05nanos\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\" \n" +
+	"\n" +
+	"DrillReply\x12\x12\n" +
+	"\x04gone\x18\x01 \x03(\tR\x04gone2\xdb\x06\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
@@ -2751,7 +2880,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReply\x12@\n" +
 	"\x06Config\x12\x1b.dfs.admin.v1.ConfigRequest\x1a\x19.dfs.admin.v1.ConfigReply\x12I\n" +
 	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReply\x12A\n" +
-	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01\x12?\n" +
+	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01\x12=\n" +
+	"\x05Drill\x12\x1a.dfs.admin.v1.DrillRequest\x1a\x18.dfs.admin.v1.DrillReply\x12?\n" +
 	"\x05Check\x12\x1a.dfs.admin.v1.CheckRequest\x1a\x18.dfs.admin.v1.CheckReply0\x01B\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
 var (
@@ -2767,7 +2897,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_admin_proto_goTypes = []any{
 	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
 	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
@@ -2804,6 +2934,8 @@ var file_admin_proto_goTypes = []any{
 	(*CheckRequest)(nil),          // 32: dfs.admin.v1.CheckRequest
 	(*CheckReply)(nil),            // 33: dfs.admin.v1.CheckReply
 	(*Finding)(nil),               // 34: dfs.admin.v1.Finding
+	(*DrillRequest)(nil),          // 35: dfs.admin.v1.DrillRequest
+	(*DrillReply)(nil),            // 36: dfs.admin.v1.DrillReply
 }
 var file_admin_proto_depIdxs = []int32{
 	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
@@ -2829,20 +2961,22 @@ var file_admin_proto_depIdxs = []int32{
 	25, // 20: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
 	28, // 21: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
 	30, // 22: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
-	32, // 23: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
-	5,  // 24: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	14, // 25: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	2,  // 26: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	18, // 27: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	20, // 28: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	22, // 29: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
-	24, // 30: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	26, // 31: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
-	29, // 32: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
-	31, // 33: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
-	33, // 34: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
+	35, // 23: dfs.admin.v1.Admin.Drill:input_type -> dfs.admin.v1.DrillRequest
+	32, // 24: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
+	5,  // 25: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	14, // 26: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	2,  // 27: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	18, // 28: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	20, // 29: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	22, // 30: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	24, // 31: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	26, // 32: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
+	29, // 33: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
+	31, // 34: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
+	36, // 35: dfs.admin.v1.Admin.Drill:output_type -> dfs.admin.v1.DrillReply
+	33, // 36: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
+	25, // [25:37] is the sub-list for method output_type
+	13, // [13:25] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -2859,7 +2993,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	Admin_Config_FullMethodName         = "/dfs.admin.v1.Admin/Config"
 	Admin_SetConfig_FullMethodName      = "/dfs.admin.v1.Admin/SetConfig"
 	Admin_Backup_FullMethodName         = "/dfs.admin.v1.Admin/Backup"
+	Admin_Drill_FullMethodName          = "/dfs.admin.v1.Admin/Drill"
 	Admin_Check_FullMethodName          = "/dfs.admin.v1.Admin/Check"
 )
 
@@ -52,6 +53,8 @@ type AdminClient interface {
 	// Backup sends all that the masters know as it is when the call comes, in the form of
 	// meta/backup.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
+	// Drill takes servers or a master away for a while, unless something depends on them.
+	Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (*DrillReply, error)
 	// Check proves that all that is stored is whole, or says what is not.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckReply], error)
 }
@@ -173,6 +176,16 @@ func (c *adminClient) Backup(ctx context.Context, in *BackupRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_BackupClient = grpc.ServerStreamingClient[BackupPart]
 
+func (c *adminClient) Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (*DrillReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrillReply)
+	err := c.cc.Invoke(ctx, Admin_Drill_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_Check_FullMethodName, cOpts...)
@@ -210,6 +223,8 @@ type AdminServer interface {
 	// Backup sends all that the masters know as it is when the call comes, in the form of
 	// meta/backup.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
+	// Drill takes servers or a master away for a while, unless something depends on them.
+	Drill(context.Context, *DrillRequest) (*DrillReply, error)
 	// Check proves that all that is stored is whole, or says what is not.
 	Check(*CheckRequest, grpc.ServerStreamingServer[CheckReply]) error
 	mustEmbedUnimplementedAdminServer()
@@ -251,6 +266,9 @@ func (UnimplementedAdminServer) SetConfig(context.Context, *SetConfigRequest) (*
 }
 func (UnimplementedAdminServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedAdminServer) Drill(context.Context, *DrillRequest) (*DrillReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drill not implemented")
 }
 func (UnimplementedAdminServer) Check(*CheckRequest, grpc.ServerStreamingServer[CheckReply]) error {
 	return status.Error(codes.Unimplemented, "method Check not implemented")
@@ -449,6 +467,24 @@ func _Admin_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_BackupServer = grpc.ServerStreamingServer[BackupPart]
 
+func _Admin_Drill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrillRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Drill(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Drill_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Drill(ctx, req.(*DrillRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_Check_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(CheckRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -502,6 +538,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetConfig",
 			Handler:    _Admin_SetConfig_Handler,
+		},
+		{
+			MethodName: "Drill",
+			Handler:    _Admin_Drill_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1776,6 +1776,94 @@ func (x *BackupData) GetData() []byte {
 	return nil
 }
 
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       uint64                 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Nanos         int64                  `protobuf:"varint,2,opt,name=nanos,proto3" json:"nanos,omitempty"` // from now on; 0: it is back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_chunk_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LeaveRequest) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *LeaveRequest) GetNanos() int64 {
+	if x != nil {
+		return x.Nanos
+	}
+	return 0
+}
+
+type LeaveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveReply) Reset() {
+	*x = LeaveReply{}
+	mi := &file_chunk_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveReply) ProtoMessage() {}
+
+func (x *LeaveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_chunk_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
+func (*LeaveReply) Descriptor() ([]byte, []int) {
+	return file_chunk_proto_rawDescGZIP(), []int{29}
+}
+
 type IntentsReply_Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        uint32                 `protobuf:"varint,1,opt,name=record,proto3" json:"record,omitempty"`                        // where it begins in the fragment file
@@ -1788,7 +1876,7 @@ type IntentsReply_Record struct {
 
 func (x *IntentsReply_Record) Reset() {
 	*x = IntentsReply_Record{}
-	mi := &file_chunk_proto_msgTypes[28]
+	mi := &file_chunk_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1888,7 @@ func (x *IntentsReply_Record) String() string {
 func (*IntentsReply_Record) ProtoMessage() {}
 
 func (x *IntentsReply_Record) ProtoReflect() protoreflect.Message {
-	mi := &file_chunk_proto_msgTypes[28]
+	mi := &file_chunk_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2070,12 @@ const file_chunk_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
 	"\n" +
 	"BackupData\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2\x9d\x06\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\">\n" +
+	"\fLeaveRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x14\n" +
+	"\x05nanos\x18\x02 \x01(\x03R\x05nanos\"\f\n" +
+	"\n" +
+	"LeaveReply2\xdc\x06\n" +
 	"\x05Chunk\x12D\n" +
 	"\x06Append\x12\x1b.dfs.chunk.v1.AppendRequest\x1a\x19.dfs.chunk.v1.AppendReply(\x010\x01\x12:\n" +
 	"\x04Read\x12\x19.dfs.chunk.v1.ReadRequest\x1a\x17.dfs.chunk.v1.ReadReply\x12:\n" +
@@ -1992,7 +2085,8 @@ const file_chunk_proto_rawDesc = "" +
 	"\x04List\x12\x19.dfs.chunk.v1.ListRequest\x1a\x17.dfs.chunk.v1.ListReply0\x01\x12?\n" +
 	"\x05Fetch\x12\x1a.dfs.chunk.v1.FetchRequest\x1a\x18.dfs.chunk.v1.FetchReply0\x01\x12:\n" +
 	"\x04Ping\x12\x19.dfs.chunk.v1.PingRequest\x1a\x17.dfs.chunk.v1.PingReply\x12B\n" +
-	"\x06Verify\x12\x1b.dfs.chunk.v1.VerifyRequest\x1a\x19.dfs.chunk.v1.VerifyReply0\x01\x12H\n" +
+	"\x06Verify\x12\x1b.dfs.chunk.v1.VerifyRequest\x1a\x19.dfs.chunk.v1.VerifyReply0\x01\x12=\n" +
+	"\x05Leave\x12\x1a.dfs.chunk.v1.LeaveRequest\x1a\x18.dfs.chunk.v1.LeaveReply\x12H\n" +
 	"\tPutBackup\x12\x1b.dfs.chunk.v1.PutBackupPart\x1a\x1c.dfs.chunk.v1.PutBackupReply(\x01\x12C\n" +
 	"\aBackups\x12\x1c.dfs.chunk.v1.BackupsRequest\x1a\x1a.dfs.chunk.v1.BackupsReply\x12G\n" +
 	"\tGetBackup\x12\x1e.dfs.chunk.v1.GetBackupRequest\x1a\x18.dfs.chunk.v1.BackupData0\x01B\x13Z\x11dfs/proto/chunkpbb\x06proto3"
@@ -2009,7 +2103,7 @@ func file_chunk_proto_rawDescGZIP() []byte {
 	return file_chunk_proto_rawDescData
 }
 
-var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_chunk_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_chunk_proto_goTypes = []any{
 	(*Hop)(nil),                 // 0: dfs.chunk.v1.Hop
 	(*AppendRequest)(nil),       // 1: dfs.chunk.v1.AppendRequest
@@ -2039,11 +2133,13 @@ var file_chunk_proto_goTypes = []any{
 	(*BackupsReply)(nil),        // 25: dfs.chunk.v1.BackupsReply
 	(*GetBackupRequest)(nil),    // 26: dfs.chunk.v1.GetBackupRequest
 	(*BackupData)(nil),          // 27: dfs.chunk.v1.BackupData
-	(*IntentsReply_Record)(nil), // 28: dfs.chunk.v1.IntentsReply.Record
+	(*LeaveRequest)(nil),        // 28: dfs.chunk.v1.LeaveRequest
+	(*LeaveReply)(nil),          // 29: dfs.chunk.v1.LeaveReply
+	(*IntentsReply_Record)(nil), // 30: dfs.chunk.v1.IntentsReply.Record
 }
 var file_chunk_proto_depIdxs = []int32{
 	0,  // 0: dfs.chunk.v1.AppendRequest.forward:type_name -> dfs.chunk.v1.Hop
-	28, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
+	30, // 1: dfs.chunk.v1.IntentsReply.records:type_name -> dfs.chunk.v1.IntentsReply.Record
 	11, // 2: dfs.chunk.v1.StatReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	11, // 3: dfs.chunk.v1.ListReply.chunks:type_name -> dfs.chunk.v1.ChunkInfo
 	19, // 4: dfs.chunk.v1.VerifyRequest.fragments:type_name -> dfs.chunk.v1.VerifyFragment
@@ -2058,23 +2154,25 @@ var file_chunk_proto_depIdxs = []int32{
 	14, // 13: dfs.chunk.v1.Chunk.Fetch:input_type -> dfs.chunk.v1.FetchRequest
 	16, // 14: dfs.chunk.v1.Chunk.Ping:input_type -> dfs.chunk.v1.PingRequest
 	18, // 15: dfs.chunk.v1.Chunk.Verify:input_type -> dfs.chunk.v1.VerifyRequest
-	22, // 16: dfs.chunk.v1.Chunk.PutBackup:input_type -> dfs.chunk.v1.PutBackupPart
-	24, // 17: dfs.chunk.v1.Chunk.Backups:input_type -> dfs.chunk.v1.BackupsRequest
-	26, // 18: dfs.chunk.v1.Chunk.GetBackup:input_type -> dfs.chunk.v1.GetBackupRequest
-	2,  // 19: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
-	4,  // 20: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
-	6,  // 21: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
-	8,  // 22: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
-	10, // 23: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
-	13, // 24: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
-	15, // 25: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
-	17, // 26: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
-	20, // 27: dfs.chunk.v1.Chunk.Verify:output_type -> dfs.chunk.v1.VerifyReply
-	23, // 28: dfs.chunk.v1.Chunk.PutBackup:output_type -> dfs.chunk.v1.PutBackupReply
-	25, // 29: dfs.chunk.v1.Chunk.Backups:output_type -> dfs.chunk.v1.BackupsReply
-	27, // 30: dfs.chunk.v1.Chunk.GetBackup:output_type -> dfs.chunk.v1.BackupData
-	19, // [19:31] is the sub-list for method output_type
-	7,  // [7:19] is the sub-list for method input_type
+	28, // 16: dfs.chunk.v1.Chunk.Leave:input_type -> dfs.chunk.v1.LeaveRequest
+	22, // 17: dfs.chunk.v1.Chunk.PutBackup:input_type -> dfs.chunk.v1.PutBackupPart
+	24, // 18: dfs.chunk.v1.Chunk.Backups:input_type -> dfs.chunk.v1.BackupsRequest
+	26, // 19: dfs.chunk.v1.Chunk.GetBackup:input_type -> dfs.chunk.v1.GetBackupRequest
+	2,  // 20: dfs.chunk.v1.Chunk.Append:output_type -> dfs.chunk.v1.AppendReply
+	4,  // 21: dfs.chunk.v1.Chunk.Read:output_type -> dfs.chunk.v1.ReadReply
+	6,  // 22: dfs.chunk.v1.Chunk.Seal:output_type -> dfs.chunk.v1.SealReply
+	8,  // 23: dfs.chunk.v1.Chunk.Intents:output_type -> dfs.chunk.v1.IntentsReply
+	10, // 24: dfs.chunk.v1.Chunk.Stat:output_type -> dfs.chunk.v1.StatReply
+	13, // 25: dfs.chunk.v1.Chunk.List:output_type -> dfs.chunk.v1.ListReply
+	15, // 26: dfs.chunk.v1.Chunk.Fetch:output_type -> dfs.chunk.v1.FetchReply
+	17, // 27: dfs.chunk.v1.Chunk.Ping:output_type -> dfs.chunk.v1.PingReply
+	20, // 28: dfs.chunk.v1.Chunk.Verify:output_type -> dfs.chunk.v1.VerifyReply
+	29, // 29: dfs.chunk.v1.Chunk.Leave:output_type -> dfs.chunk.v1.LeaveReply
+	23, // 30: dfs.chunk.v1.Chunk.PutBackup:output_type -> dfs.chunk.v1.PutBackupReply
+	25, // 31: dfs.chunk.v1.Chunk.Backups:output_type -> dfs.chunk.v1.BackupsReply
+	27, // 32: dfs.chunk.v1.Chunk.GetBackup:output_type -> dfs.chunk.v1.BackupData
+	20, // [20:33] is the sub-list for method output_type
+	7,  // [7:20] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -2091,7 +2189,7 @@ func file_chunk_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chunk_proto_rawDesc), len(file_chunk_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	Chunk_Fetch_FullMethodName     = "/dfs.chunk.v1.Chunk/Fetch"
 	Chunk_Ping_FullMethodName      = "/dfs.chunk.v1.Chunk/Ping"
 	Chunk_Verify_FullMethodName    = "/dfs.chunk.v1.Chunk/Verify"
+	Chunk_Leave_FullMethodName     = "/dfs.chunk.v1.Chunk/Leave"
 	Chunk_PutBackup_FullMethodName = "/dfs.chunk.v1.Chunk/PutBackup"
 	Chunk_Backups_FullMethodName   = "/dfs.chunk.v1.Chunk/Backups"
 	Chunk_GetBackup_FullMethodName = "/dfs.chunk.v1.Chunk/GetBackup"
@@ -60,6 +61,8 @@ type ChunkClient interface {
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
 	// Verify reads fragments that should be here, and answers once for each.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReply], error)
+	// Leave has the server refuse all other requests for a while, as if it were gone: a drill.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error)
 	// PutBackup keeps a copy of the masters' state: the first part says which, the last that
 	// it is whole.
 	PutBackup(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutBackupPart, PutBackupReply], error)
@@ -196,6 +199,16 @@ func (c *chunkClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Chunk_VerifyClient = grpc.ServerStreamingClient[VerifyReply]
 
+func (c *chunkClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveReply)
+	err := c.cc.Invoke(ctx, Chunk_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *chunkClient) PutBackup(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutBackupPart, PutBackupReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Chunk_ServiceDesc.Streams[4], Chunk_PutBackup_FullMethodName, cOpts...)
@@ -262,6 +275,8 @@ type ChunkServer interface {
 	Ping(context.Context, *PingRequest) (*PingReply, error)
 	// Verify reads fragments that should be here, and answers once for each.
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyReply]) error
+	// Leave has the server refuse all other requests for a while, as if it were gone: a drill.
+	Leave(context.Context, *LeaveRequest) (*LeaveReply, error)
 	// PutBackup keeps a copy of the masters' state: the first part says which, the last that
 	// it is whole.
 	PutBackup(grpc.ClientStreamingServer[PutBackupPart, PutBackupReply]) error
@@ -304,6 +319,9 @@ func (UnimplementedChunkServer) Ping(context.Context, *PingRequest) (*PingReply,
 }
 func (UnimplementedChunkServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyReply]) error {
 	return status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedChunkServer) Leave(context.Context, *LeaveRequest) (*LeaveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
 }
 func (UnimplementedChunkServer) PutBackup(grpc.ClientStreamingServer[PutBackupPart, PutBackupReply]) error {
 	return status.Error(codes.Unimplemented, "method PutBackup not implemented")
@@ -465,6 +483,24 @@ func _Chunk_Verify_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Chunk_VerifyServer = grpc.ServerStreamingServer[VerifyReply]
 
+func _Chunk_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChunkServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Chunk_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChunkServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Chunk_PutBackup_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(ChunkServer).PutBackup(&grpc.GenericServerStream[PutBackupPart, PutBackupReply]{ServerStream: stream})
 }
@@ -527,6 +563,10 @@ var Chunk_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Ping",
 			Handler:    _Chunk_Ping_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _Chunk_Leave_Handler,
 		},
 		{
 			MethodName: "Backups",

@@ -6304,6 +6304,94 @@ func (*RaftDone) Descriptor() ([]byte, []int) {
 	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
+type LeaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       uint64                 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Nanos         int64                  `protobuf:"varint,2,opt,name=nanos,proto3" json:"nanos,omitempty"` // from now on; 0: it is back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveRequest) Reset() {
+	*x = LeaveRequest{}
+	mi := &file_meta_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveRequest) ProtoMessage() {}
+
+func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
+func (*LeaveRequest) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *LeaveRequest) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *LeaveRequest) GetNanos() int64 {
+	if x != nil {
+		return x.Nanos
+	}
+	return 0
+}
+
+type LeaveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveReply) Reset() {
+	*x = LeaveReply{}
+	mi := &file_meta_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveReply) ProtoMessage() {}
+
+func (x *LeaveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
+func (*LeaveReply) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{93}
+}
+
 type RepairsReply_Source struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Fragment      uint32                 `protobuf:"varint,1,opt,name=fragment,proto3" json:"fragment,omitempty"`
@@ -6314,7 +6402,7 @@ type RepairsReply_Source struct {
 
 func (x *RepairsReply_Source) Reset() {
 	*x = RepairsReply_Source{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6326,7 +6414,7 @@ func (x *RepairsReply_Source) String() string {
 func (*RepairsReply_Source) ProtoMessage() {}
 
 func (x *RepairsReply_Source) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6366,7 +6454,7 @@ type RepairsReply_Repair struct {
 
 func (x *RepairsReply_Repair) Reset() {
 	*x = RepairsReply_Repair{}
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6378,7 +6466,7 @@ func (x *RepairsReply_Repair) String() string {
 func (*RepairsReply_Repair) ProtoMessage() {}
 
 func (x *RepairsReply_Repair) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[94]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6419,7 +6507,7 @@ type RepairsReply_Reclaim struct {
 
 func (x *RepairsReply_Reclaim) Reset() {
 	*x = RepairsReply_Reclaim{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6431,7 +6519,7 @@ func (x *RepairsReply_Reclaim) String() string {
 func (*RepairsReply_Reclaim) ProtoMessage() {}
 
 func (x *RepairsReply_Reclaim) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6952,7 +7040,12 @@ const file_meta_proto_rawDesc = "" +
 	"\x03crc\x18\x05 \x01(\aR\x03crc\x12\x12\n" +
 	"\x04last\x18\x06 \x01(\bR\x04last\"\n" +
 	"\n" +
-	"\bRaftDone2\xdc\n" +
+	"\bRaftDone\">\n" +
+	"\fLeaveRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x14\n" +
+	"\x05nanos\x18\x02 \x01(\x03R\x05nanos\"\f\n" +
+	"\n" +
+	"LeaveReply2\xdc\n" +
 	"\n" +
 	"\x04Meta\x12M\n" +
 	"\vOpenSession\x12\x1f.dfs.meta.v1.OpenSessionRequest\x1a\x1d.dfs.meta.v1.OpenSessionReply\x12G\n" +
@@ -6974,7 +7067,7 @@ const file_meta_proto_rawDesc = "" +
 	"\x06StatFS\x12\x1a.dfs.meta.v1.StatFSRequest\x1a\x18.dfs.meta.v1.StatFSReply\x12D\n" +
 	"\bWaitLock\x12\x1c.dfs.meta.v1.WaitLockRequest\x1a\x1a.dfs.meta.v1.WaitLockReply\x12M\n" +
 	"\vClosingLock\x12\x1f.dfs.meta.v1.ClosingLockRequest\x1a\x1d.dfs.meta.v1.ClosingLockReply\x12A\n" +
-	"\aGetLock\x12\x1b.dfs.meta.v1.GetLockRequest\x1a\x19.dfs.meta.v1.GetLockReply2\xb8\x04\n" +
+	"\aGetLock\x12\x1b.dfs.meta.v1.GetLockRequest\x1a\x19.dfs.meta.v1.GetLockReply2\xf5\x04\n" +
 	"\aCluster\x12;\n" +
 	"\x05Hello\x12\x19.dfs.meta.v1.HelloRequest\x1a\x17.dfs.meta.v1.HelloReply\x128\n" +
 	"\x04Join\x12\x18.dfs.meta.v1.JoinRequest\x1a\x16.dfs.meta.v1.JoinReply\x12J\n" +
@@ -6984,7 +7077,8 @@ const file_meta_proto_rawDesc = "" +
 	"\fReportServer\x12 .dfs.meta.v1.ReportServerRequest\x1a\x1e.dfs.meta.v1.ReportServerReply\x12P\n" +
 	"\fReportChunks\x12 .dfs.meta.v1.ReportChunksRequest\x1a\x1e.dfs.meta.v1.ReportChunksReply\x12>\n" +
 	"\x06Expect\x12\x1a.dfs.meta.v1.ExpectRequest\x1a\x18.dfs.meta.v1.ExpectReply\x12A\n" +
-	"\aRepairs\x12\x1b.dfs.meta.v1.RepairsRequest\x1a\x19.dfs.meta.v1.RepairsReply2\x85\x01\n" +
+	"\aRepairs\x12\x1b.dfs.meta.v1.RepairsRequest\x1a\x19.dfs.meta.v1.RepairsReply\x12;\n" +
+	"\x05Leave\x12\x19.dfs.meta.v1.LeaveRequest\x1a\x17.dfs.meta.v1.LeaveReply2\x85\x01\n" +
 	"\x04Raft\x12=\n" +
 	"\bMessages\x12\x18.dfs.meta.v1.RaftMessage\x1a\x15.dfs.meta.v1.RaftDone(\x01\x12>\n" +
 	"\bSnapshot\x12\x19.dfs.meta.v1.SnapshotPart\x1a\x15.dfs.meta.v1.RaftDone(\x01B\x12Z\x10dfs/proto/metapbb\x06proto3"
@@ -7001,7 +7095,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                 // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                 // 1: dfs.meta.v1.Attr
@@ -7095,10 +7189,12 @@ var file_meta_proto_goTypes = []any{
 	(*RaftMessage)(nil),          // 89: dfs.meta.v1.RaftMessage
 	(*SnapshotPart)(nil),         // 90: dfs.meta.v1.SnapshotPart
 	(*RaftDone)(nil),             // 91: dfs.meta.v1.RaftDone
-	nil,                          // 92: dfs.meta.v1.ClusterMap.SettingsEntry
-	(*RepairsReply_Source)(nil),  // 93: dfs.meta.v1.RepairsReply.Source
-	(*RepairsReply_Repair)(nil),  // 94: dfs.meta.v1.RepairsReply.Repair
-	(*RepairsReply_Reclaim)(nil), // 95: dfs.meta.v1.RepairsReply.Reclaim
+	(*LeaveRequest)(nil),         // 92: dfs.meta.v1.LeaveRequest
+	(*LeaveReply)(nil),           // 93: dfs.meta.v1.LeaveReply
+	nil,                          // 94: dfs.meta.v1.ClusterMap.SettingsEntry
+	(*RepairsReply_Source)(nil),  // 95: dfs.meta.v1.RepairsReply.Source
+	(*RepairsReply_Repair)(nil),  // 96: dfs.meta.v1.RepairsReply.Repair
+	(*RepairsReply_Reclaim)(nil), // 97: dfs.meta.v1.RepairsReply.Reclaim
 }
 var file_meta_proto_depIdxs = []int32{
 	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -7175,13 +7271,13 @@ var file_meta_proto_depIdxs = []int32{
 	34,  // 71: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
 	70,  // 72: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
 	72,  // 73: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	92,  // 74: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
+	94,  // 74: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
 	70,  // 75: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
 	84,  // 76: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
-	94,  // 77: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
-	95,  // 78: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
+	96,  // 77: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
+	97,  // 78: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
 	84,  // 79: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
-	93,  // 80: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
+	95,  // 80: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
 	84,  // 81: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
 	13,  // 82: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
 	15,  // 83: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
@@ -7211,40 +7307,42 @@ var file_meta_proto_depIdxs = []int32{
 	82,  // 107: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
 	85,  // 108: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
 	87,  // 109: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
-	89,  // 110: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	90,  // 111: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 112: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 113: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 114: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 115: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 116: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 117: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	45,  // 118: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	43,  // 119: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	45,  // 120: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	47,  // 121: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	49,  // 122: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	51,  // 123: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	54,  // 124: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	57,  // 125: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	59,  // 126: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	61,  // 127: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	69,  // 128: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	63,  // 129: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	65,  // 130: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	67,  // 131: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	74,  // 132: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	76,  // 133: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	78,  // 134: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	71,  // 135: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	81,  // 136: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	83,  // 137: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	86,  // 138: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
-	88,  // 139: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
-	91,  // 140: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	91,  // 141: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	112, // [112:142] is the sub-list for method output_type
-	82,  // [82:112] is the sub-list for method input_type
+	92,  // 110: dfs.meta.v1.Cluster.Leave:input_type -> dfs.meta.v1.LeaveRequest
+	89,  // 111: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	90,  // 112: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 113: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 114: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 115: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 116: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 117: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 118: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 119: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 120: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 121: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 122: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 123: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 124: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 125: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 126: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 127: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 128: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 129: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 130: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 131: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 132: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 133: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 134: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 135: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 136: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 137: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 138: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 139: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
+	88,  // 140: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
+	93,  // 141: dfs.meta.v1.Cluster.Leave:output_type -> dfs.meta.v1.LeaveReply
+	91,  // 142: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	91,  // 143: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	113, // [113:144] is the sub-list for method output_type
+	82,  // [82:113] is the sub-list for method input_type
 	82,  // [82:82] is the sub-list for extension type_name
 	82,  // [82:82] is the sub-list for extension extendee
 	0,   // [0:82] is the sub-list for field type_name
@@ -7280,7 +7378,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   96,
+			NumMessages:   98,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

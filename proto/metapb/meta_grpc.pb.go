@@ -899,6 +899,7 @@ const (
 	Cluster_ReportChunks_FullMethodName = "/dfs.meta.v1.Cluster/ReportChunks"
 	Cluster_Expect_FullMethodName       = "/dfs.meta.v1.Cluster/Expect"
 	Cluster_Repairs_FullMethodName      = "/dfs.meta.v1.Cluster/Repairs"
+	Cluster_Leave_FullMethodName        = "/dfs.meta.v1.Cluster/Leave"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -927,6 +928,8 @@ type ClusterClient interface {
 	// Repairs says which fragments a server has made anew, and which it has lost, and
 	// answers which it should make, those first that are in the greatest danger.
 	Repairs(ctx context.Context, in *RepairsRequest, opts ...grpc.CallOption) (*RepairsReply, error)
+	// Leave cuts this master off the others for a while, as if its network were gone: a drill.
+	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error)
 }
 
 type clusterClient struct {
@@ -1026,6 +1029,16 @@ func (c *clusterClient) Repairs(ctx context.Context, in *RepairsRequest, opts ..
 	return out, nil
 }
 
+func (c *clusterClient) Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveReply)
+	err := c.cc.Invoke(ctx, Cluster_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -1052,6 +1065,8 @@ type ClusterServer interface {
 	// Repairs says which fragments a server has made anew, and which it has lost, and
 	// answers which it should make, those first that are in the greatest danger.
 	Repairs(context.Context, *RepairsRequest) (*RepairsReply, error)
+	// Leave cuts this master off the others for a while, as if its network were gone: a drill.
+	Leave(context.Context, *LeaveRequest) (*LeaveReply, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -1085,6 +1100,9 @@ func (UnimplementedClusterServer) Expect(context.Context, *ExpectRequest) (*Expe
 }
 func (UnimplementedClusterServer) Repairs(context.Context, *RepairsRequest) (*RepairsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Repairs not implemented")
+}
+func (UnimplementedClusterServer) Leave(context.Context, *LeaveRequest) (*LeaveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -1244,6 +1262,24 @@ func _Cluster_Repairs_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Leave(ctx, req.(*LeaveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1278,6 +1314,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Repairs",
 			Handler:    _Cluster_Repairs_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _Cluster_Leave_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
