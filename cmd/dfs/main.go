@@ -53,6 +53,7 @@ func newCommand() *cobra.Command {
 		newWhere(g),
 		newCheck(g),
 		newDrill(g),
+		newJobs(g),
 		newPolicy(g),
 		newMaster(g),
 		newConfig(g),

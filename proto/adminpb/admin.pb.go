@@ -2638,6 +2638,178 @@ func (x *DrillReply) GetGone() []string {
 	return nil
 }
 
+type JobsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobsRequest) Reset() {
+	*x = JobsRequest{}
+	mi := &file_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobsRequest) ProtoMessage() {}
+
+func (x *JobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
+func (*JobsRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{36}
+}
+
+type JobsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobsReply) Reset() {
+	*x = JobsReply{}
+	mi := &file_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobsReply) ProtoMessage() {}
+
+func (x *JobsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobsReply.ProtoReflect.Descriptor instead.
+func (*JobsReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *JobsReply) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+type Job struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                             // repair, drain, rebalance, reclaim, check
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`                         // name of a server; empty: the cluster
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`                           // runs, waits
+	Left          uint64                 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`                            // in units
+	Unit          string                 `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`                             // bytes, groups, chunks
+	PerSecond     uint64                 `protobuf:"varint,6,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"` // made lately, in units
+	Text          string                 `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`                             // for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Job) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Job) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Job) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Job) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *Job) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Job) GetPerSecond() uint64 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
+func (x *Job) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_admin_proto protoreflect.FileDescriptor
 
 const file_admin_proto_rawDesc = "" +
@@ -2869,7 +3041,19 @@ const file_admin_proto_rawDesc = "" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\" \n" +
 	"\n" +
 	"DrillReply\x12\x12\n" +
-	"\x04gone\x18\x01 \x03(\tR\x04gone2\xdb\x06\n" +
+	"\x04gone\x18\x01 \x03(\tR\x04gone\"\r\n" +
+	"\vJobsRequest\"2\n" +
+	"\tJobsReply\x12%\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x11.dfs.admin.v1.JobR\x04jobs\"\xa2\x01\n" +
+	"\x03Job\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x12\n" +
+	"\x04left\x18\x04 \x01(\x04R\x04left\x12\x12\n" +
+	"\x04unit\x18\x05 \x01(\tR\x04unit\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x06 \x01(\x04R\tperSecond\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text2\x97\a\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
@@ -2880,7 +3064,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x0eTransferLeader\x12#.dfs.admin.v1.TransferLeaderRequest\x1a!.dfs.admin.v1.TransferLeaderReply\x12@\n" +
 	"\x06Config\x12\x1b.dfs.admin.v1.ConfigRequest\x1a\x19.dfs.admin.v1.ConfigReply\x12I\n" +
 	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReply\x12A\n" +
-	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01\x12=\n" +
+	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01\x12:\n" +
+	"\x04Jobs\x12\x19.dfs.admin.v1.JobsRequest\x1a\x17.dfs.admin.v1.JobsReply\x12=\n" +
 	"\x05Drill\x12\x1a.dfs.admin.v1.DrillRequest\x1a\x18.dfs.admin.v1.DrillReply\x12?\n" +
 	"\x05Check\x12\x1a.dfs.admin.v1.CheckRequest\x1a\x18.dfs.admin.v1.CheckReply0\x01B\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
@@ -2897,7 +3082,7 @@ func file_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_admin_proto_goTypes = []any{
 	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
 	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
@@ -2936,6 +3121,9 @@ var file_admin_proto_goTypes = []any{
 	(*Finding)(nil),               // 34: dfs.admin.v1.Finding
 	(*DrillRequest)(nil),          // 35: dfs.admin.v1.DrillRequest
 	(*DrillReply)(nil),            // 36: dfs.admin.v1.DrillReply
+	(*JobsRequest)(nil),           // 37: dfs.admin.v1.JobsRequest
+	(*JobsReply)(nil),             // 38: dfs.admin.v1.JobsReply
+	(*Job)(nil),                   // 39: dfs.admin.v1.Job
 }
 var file_admin_proto_depIdxs = []int32{
 	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
@@ -2951,35 +3139,38 @@ var file_admin_proto_depIdxs = []int32{
 	0,  // 10: dfs.admin.v1.SetServerRequest.change:type_name -> dfs.admin.v1.SetServerRequest.Change
 	27, // 11: dfs.admin.v1.ConfigReply.settings:type_name -> dfs.admin.v1.Setting
 	34, // 12: dfs.admin.v1.CheckReply.findings:type_name -> dfs.admin.v1.Finding
-	4,  // 13: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	13, // 14: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	1,  // 15: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
-	17, // 16: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	19, // 17: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	21, // 18: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
-	23, // 19: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	25, // 20: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
-	28, // 21: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
-	30, // 22: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
-	35, // 23: dfs.admin.v1.Admin.Drill:input_type -> dfs.admin.v1.DrillRequest
-	32, // 24: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
-	5,  // 25: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	14, // 26: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	2,  // 27: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	18, // 28: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	20, // 29: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	22, // 30: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
-	24, // 31: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	26, // 32: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
-	29, // 33: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
-	31, // 34: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
-	36, // 35: dfs.admin.v1.Admin.Drill:output_type -> dfs.admin.v1.DrillReply
-	33, // 36: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
-	25, // [25:37] is the sub-list for method output_type
-	13, // [13:25] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	39, // 13: dfs.admin.v1.JobsReply.jobs:type_name -> dfs.admin.v1.Job
+	4,  // 14: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	13, // 15: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	1,  // 16: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	17, // 17: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	19, // 18: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	21, // 19: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
+	23, // 20: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	25, // 21: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
+	28, // 22: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
+	30, // 23: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
+	37, // 24: dfs.admin.v1.Admin.Jobs:input_type -> dfs.admin.v1.JobsRequest
+	35, // 25: dfs.admin.v1.Admin.Drill:input_type -> dfs.admin.v1.DrillRequest
+	32, // 26: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
+	5,  // 27: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	14, // 28: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	2,  // 29: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	18, // 30: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	20, // 31: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	22, // 32: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	24, // 33: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	26, // 34: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
+	29, // 35: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
+	31, // 36: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
+	38, // 37: dfs.admin.v1.Admin.Jobs:output_type -> dfs.admin.v1.JobsReply
+	36, // 38: dfs.admin.v1.Admin.Drill:output_type -> dfs.admin.v1.DrillReply
+	33, // 39: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
+	27, // [27:40] is the sub-list for method output_type
+	14, // [14:27] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -2993,7 +3184,7 @@ func file_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

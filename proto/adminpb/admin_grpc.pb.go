@@ -31,6 +31,7 @@ const (
 	Admin_Config_FullMethodName         = "/dfs.admin.v1.Admin/Config"
 	Admin_SetConfig_FullMethodName      = "/dfs.admin.v1.Admin/SetConfig"
 	Admin_Backup_FullMethodName         = "/dfs.admin.v1.Admin/Backup"
+	Admin_Jobs_FullMethodName           = "/dfs.admin.v1.Admin/Jobs"
 	Admin_Drill_FullMethodName          = "/dfs.admin.v1.Admin/Drill"
 	Admin_Check_FullMethodName          = "/dfs.admin.v1.Admin/Check"
 )
@@ -53,6 +54,8 @@ type AdminClient interface {
 	// Backup sends all that the masters know as it is when the call comes, in the form of
 	// meta/backup.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
+	// Jobs lists the long work that the cluster does now.
+	Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.CallOption) (*JobsReply, error)
 	// Drill takes servers or a master away for a while, unless something depends on them.
 	Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (*DrillReply, error)
 	// Check proves that all that is stored is whole, or says what is not.
@@ -176,6 +179,16 @@ func (c *adminClient) Backup(ctx context.Context, in *BackupRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_BackupClient = grpc.ServerStreamingClient[BackupPart]
 
+func (c *adminClient) Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.CallOption) (*JobsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JobsReply)
+	err := c.cc.Invoke(ctx, Admin_Jobs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (*DrillReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrillReply)
@@ -223,6 +236,8 @@ type AdminServer interface {
 	// Backup sends all that the masters know as it is when the call comes, in the form of
 	// meta/backup.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
+	// Jobs lists the long work that the cluster does now.
+	Jobs(context.Context, *JobsRequest) (*JobsReply, error)
 	// Drill takes servers or a master away for a while, unless something depends on them.
 	Drill(context.Context, *DrillRequest) (*DrillReply, error)
 	// Check proves that all that is stored is whole, or says what is not.
@@ -266,6 +281,9 @@ func (UnimplementedAdminServer) SetConfig(context.Context, *SetConfigRequest) (*
 }
 func (UnimplementedAdminServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedAdminServer) Jobs(context.Context, *JobsRequest) (*JobsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Jobs not implemented")
 }
 func (UnimplementedAdminServer) Drill(context.Context, *DrillRequest) (*DrillReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drill not implemented")
@@ -467,6 +485,24 @@ func _Admin_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Admin_BackupServer = grpc.ServerStreamingServer[BackupPart]
 
+func _Admin_Jobs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JobsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Jobs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Jobs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Jobs(ctx, req.(*JobsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_Drill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrillRequest)
 	if err := dec(in); err != nil {
@@ -538,6 +574,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetConfig",
 			Handler:    _Admin_SetConfig_Handler,
+		},
+		{
+			MethodName: "Jobs",
+			Handler:    _Admin_Jobs_Handler,
 		},
 		{
 			MethodName: "Drill",
