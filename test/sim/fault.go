@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,12 +23,15 @@ func (f fault) String() string {
 	return fmt.Sprintf("%v %s %s for %v", f.at.Round(time.Millisecond), f.kind, f.target, f.lasts.Round(time.Millisecond))
 }
 
-// Kinds of faults, and how often each comes.
-var kinds = []struct {
+// kind is a kind of faults.
+type kind struct {
 	kind  string
 	often int
-	on    string // master, chunk, client, leader, all, daemon, net
-}{
+	on    string // master, chunk, client, leader, all, net
+}
+
+// kinds are all, and how often each comes.
+var kinds = []kind{
 	{"kill", 3, "leader"}, {"kill", 2, "master"}, {"kill", 4, "chunk"},
 	{"power", 2, "master"}, {"power", 3, "chunk"}, {"power", 2, "all"},
 	{"part", 3, "leader"}, {"part", 2, "master"}, {"part", 2, "chunk"},
@@ -40,6 +44,7 @@ var kinds = []struct {
 
 // plan draws a schedule.
 func (r *run) plan(rng *rand.Rand) (all []fault) {
+	kinds := slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return len(r.only) > 0 && !slices.Contains(r.only, k.kind) })
 	sum := 0
 	for _, k := range kinds {
 		sum += k.often

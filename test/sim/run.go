@@ -21,6 +21,7 @@ type run struct {
 	length time.Duration // of the programs' work, virtual
 	lag    time.Duration // of the network in good weather
 	heavy  bool          // programs mostly append
+	only   []string      // kinds of faults; none: all
 	log    lines
 	logger *slog.Logger
 	faults []fault

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ var (
 	simSeed   = flag.Uint64("sim.seed", 0, "first seed; 0: a random one with -sim.seeds, else the fixed list")
 	simSeeds  = flag.Int("sim.seeds", 0, "how many seeds, which follow each other; 0: 1, or the fixed list")
 	simLog    = flag.Int("sim.log", 8<<10, "how many bytes of the log of a failure are shown")
+	simFaults = flag.String("sim.faults", "", "only these kinds of faults, separated by commas, such as flap,kill")
 	simLength = flag.Duration("sim.length", 40*time.Second, "how long programs work, in virtual time")
 )
 
@@ -37,6 +39,9 @@ func TestSimulation(t *testing.T) {
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("sim.seed=%d", seed), func(t *testing.T) {
 			r := &run{seed: seed, length: *simLength}
+			if *simFaults != "" {
+				r.only = strings.Split(*simFaults, ",")
+			}
 			defer func() { // also when what is in the bubble has failed: then nothing comes after it
 				if t.Failed() || testing.Verbose() {
 					t.Logf("-sim.seed=%d, schedule:\n%slog:\n%s", seed, describe(r.faults), r.log.tail(*simLog))
