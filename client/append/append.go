@@ -29,6 +29,7 @@ const (
 
 	tick        = 100 * time.Millisecond // of what is timed, while there is something to time
 	fullPause   = time.Second            // a layout without room is tried again after this
+	fullAside   = 10 * time.Second       // a server without room is, while others have some
 	chunkIdle   = 30 * time.Second       // an open chunk that nobody writes to is sealed
 	sealAfter   = time.Second            // a finished chunk's seal waits so long for a Commit to go with
 	sealTimeout = time.Second            // telling the chunk servers about a sealed chunk

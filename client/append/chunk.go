@@ -112,6 +112,12 @@ func (a *Appender) openLocked(l *lane) bool {
 			break
 		}
 	}
+	var servers []dfs.NodeID
+	if best < 0 {
+		best, servers = a.withoutFullLocked(l.layout, now)
+	} else {
+		servers = slices.Clone(a.cluster.ActingOf(dfs.MakeChunkID(l.layout, a.ids[best])))
+	}
 	if best < 0 {
 		a.stuckLocked(l, now)
 		return false
@@ -121,7 +127,7 @@ func (a *Appender) openLocked(l *lane) bool {
 	id := dfs.MakeChunkID(l.layout, seq)
 	c := &chunk{
 		id: id, session: a.session, epoch: a.cluster.Epoch, lane: l,
-		servers: slices.Clone(a.cluster.ActingOf(id)), end: code.FirstRecord, acked: code.FirstRecord, used: now,
+		servers: servers, end: code.FirstRecord, acked: code.FirstRecord, used: now,
 	}
 	for _, sid := range c.servers {
 		addr := ""
@@ -132,6 +138,38 @@ func (a *Appender) openLocked(l *lane) bool {
 	}
 	l.chunk, l.trouble = c, ""
 	return true
+}
+
+// withoutFullLocked takes a number whose servers could take a chunk but for those that are full,
+// when no group of the layout could without that: as long as enough others have room, the chunk
+// is kept on them, and what it lacks is made good when there is room again. The answer is the
+// number's index, -1 when there is none, and who is to have the chunk.
+//
+// +checklocks:a.mu
+func (a *Appender) withoutFullLocked(layout dfs.Layout, now time.Time) (index int, servers []dfs.NodeID) {
+	for pg, acting := range a.cluster.Acting {
+		if pg.Layout() == layout && a.fitLocked(layout, acting, now) == fits {
+			return -1, nil // it is worth to ask for its numbers
+		}
+	}
+	for i, seq := range a.ids {
+		servers := slices.Clone(a.cluster.ActingOf(dfs.MakeChunkID(layout, seq)))
+		for k, id := range servers {
+			if now.Before(a.full[id]) {
+				servers[k] = 0
+			}
+		}
+		if a.fitLocked(layout, servers, now) != fits {
+			continue
+		}
+		for id, until := range a.full {
+			if now.Before(until) {
+				a.full[id] = now.Add(fullAside) // to be asked again and again would cost a chunk each time
+			}
+		}
+		return i, servers
+	}
+	return -1, nil
 }
 
 func count(acting []dfs.NodeID) int {
