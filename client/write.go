@@ -24,6 +24,16 @@ func (f *File) Write(ctx context.Context, p []byte, off int64) (int, error) {
 // until goesOn answers false, or writePartMax has passed, no other client sees the file. With
 // nil it is the last part.
 func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func() bool) (int, error) {
+	return f.writePart(ctx, p, off, goesOn, f.flags&flagAppend != 0)
+}
+
+// WriteMapped writes what a program has stored in a mapping, where it has stored it: the
+// kernel takes any handle for that, also one that was opened with O_APPEND.
+func (f *File) WriteMapped(ctx context.Context, p []byte, off int64) (int, error) {
+	return f.writePart(ctx, p, off, nil, false)
+}
+
+func (f *File) writePart(ctx context.Context, p []byte, off int64, goesOn func() bool, atEnd bool) (int, error) {
 	if f.flags&flagAccess == flagRead {
 		return 0, dfs.EBADF
 	}
@@ -50,7 +60,7 @@ func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func()
 		in.unlockWriting()
 		return 0, err
 	}
-	n, kill, err := f.write(ctx, p, off)
+	n, kill, err := f.write(ctx, p, off, atEnd)
 	if pinned {
 		if n < len(p) {
 			goesOn = nil
@@ -74,9 +84,9 @@ func (f *File) WritePart(ctx context.Context, p []byte, off int64, goesOn func()
 
 // write buffers p; in.writing is held. kill says that set-id bits or the capability have
 // to go, which must not wait.
-func (f *File) write(ctx context.Context, p []byte, off int64) (n int, kill bool, err error) {
+func (f *File) write(ctx context.Context, p []byte, off int64, atEnd bool) (n int, kill bool, err error) {
 	in := f.in
-	if f.flags&flagAppend != 0 {
+	if atEnd {
 		in.mu.Lock()
 		off = in.size()
 		in.mu.Unlock()

@@ -25,7 +25,13 @@ func (fs *fileSystem) Write(cancel <-chan struct{}, input *gofuse.WriteIn, data 
 			return 0, r.status(err)
 		}
 	}
-	n, err := h.WritePart(r, data, int64(input.Offset), h.goesOn(input))
+	var n int
+	var err error
+	if input.WriteFlags&gofuse.WRITE_CACHE != 0 {
+		n, err = h.WriteMapped(r, data, int64(input.Offset))
+	} else {
+		n, err = h.WritePart(r, data, int64(input.Offset), h.goesOn(input))
+	}
 	if n > 0 {
 		fs.wrote(h)
 		return uint32(n), gofuse.OK // a short write: the program hears of the error at the next one
