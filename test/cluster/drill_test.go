@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,11 +41,23 @@ func TestDrillTakesAwayWhatCanBeSpared(t *testing.T) {
 	}
 	c.Kill("chunk-3")
 	c.awaitServer("chunk-3", "to be down", func(s *adminpb.Server) bool { return s.State == "down" })
+	repairs := func(is bool) {
+		t.Helper()
+		c.Eventually(fmt.Sprintf("jobs with repair: %v", is), func() error {
+			jobs := c.jobs()
+			if slices.ContainsFunc(jobs, func(j *adminpb.Job) bool { return j.Kind == "repair" }) != is {
+				return fmt.Errorf("%v", jobs)
+			}
+			return nil
+		})
+	}
+	repairs(true) // each chunk should have a copy there
 	refused(&adminpb.DrillRequest{Server: "chunk-1", Nanos: int64(time.Minute), DryRun: true})
 	refused(&adminpb.DrillRequest{Server: "chunk-1", Nanos: int64(time.Minute)})
 	refused(&adminpb.DrillRequest{Server: "chunk-3", Nanos: int64(time.Minute)})
 	c.Restart("chunk-3")
 	c.whole()
+	repairs(false)
 	if err := c.drill(&adminpb.DrillRequest{Server: "chunk-2", Nanos: int64(away), DryRun: true}); err != nil {
 		t.Fatal(err)
 	}

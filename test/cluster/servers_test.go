@@ -84,26 +84,10 @@ func TestServersAreMaintainedAndReplaced(t *testing.T) {
 	})
 	c.Kill("chunk-2")
 	c.awaitServer("chunk-2", "to be down", func(s *adminpb.Server) bool { return s.State == "down" })
-	c.Eventually("the jobs of that", func() error {
-		jobs := c.jobs()
-		drains := slices.ContainsFunc(jobs, func(j *adminpb.Job) bool {
-			return j.Kind == "drain" && j.Target == "chunk-2" && j.State == "waits" && j.Left > 0
-		})
-		if !drains || !slices.ContainsFunc(jobs, func(j *adminpb.Job) bool { return j.Kind == "repair" }) {
-			return fmt.Errorf("%v", jobs)
-		}
-		return nil
-	})
 	c.Restart("chunk-2")
 	c.awaitServer("chunk-2", "to be drained", func(s *adminpb.Server) bool { return s.State == "drain" && s.Groups == 0 })
 	c.awaitServer(name, "to have the weight", func(s *adminpb.Server) bool { return s.Weight == 77 && s.Weighted && s.Groups > 0 })
 	c.whole()
-	c.Eventually("the end of all jobs", func() error {
-		if jobs := c.jobs(); len(jobs) > 0 {
-			return fmt.Errorf("%v", jobs)
-		}
-		return nil
-	})
 	c.Kill("chunk-2")
 	c.readAll(files)
 }
