@@ -595,6 +595,12 @@ func TestCrashAgainAndAgainEndsTheMount(t *testing.T) {
 	c := shared.get(t)
 	m := c.mount(t)
 	last := 0
+	must(t, eventually(30*time.Second, "the first process to serve", func() error { // who ends before is not replaced
+		if said := lastLines(m.log, 10); !strings.Contains(said, "msg=mounted") {
+			return fmt.Errorf("it says %q", said)
+		}
+		return nil
+	}))
 	must(t, eventually(60*time.Second, "the supervisor to give up", func() error {
 		if !m.alive() {
 			return nil
