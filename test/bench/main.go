@@ -17,7 +17,7 @@ func main() { os.Exit(cli.Run(context.Background(), newCommand(), os.Args[1:])) 
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{Use: "bench", Short: "Measure a file system through a folder of it"}
-	cli.Group(root, newRun(), newTable(), newProbe(), newLoopback(), newList())
+	cli.Group(root, newRun(), newTable(), newProbe(), newLoopback(), newFill(), newList())
 	return root
 }
 
