@@ -106,6 +106,8 @@ func ExtentsFromProto(es []*metapb.Extent) []dfs.Extent {
 }
 
 // ServerToProto converts s.
+//
+// What the admin has decided of it stays with the masters: nobody else acts on it.
 func ServerToProto(s dfs.Server) *metapb.Server {
 	return &metapb.Server{
 		Id: uint64(s.ID), Name: s.Name, Addr: s.Addr, Host: s.Host, Zone: s.Zone, Weight: s.Weight, State: uint32(s.State),
