@@ -3,7 +3,9 @@ package disk_test
 import (
 	"bytes"
 	"errors"
+	iofs "io/fs"
 	"math/rand/v2"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -109,6 +111,36 @@ func TestCrashRenameIsOneStep(t *testing.T) {
 		if string(got) == "new" != (err != nil) {
 			t.Fatalf("seed %d: the target is %q, the source: %v", seed, got, err)
 		}
+	}
+}
+
+func TestCrashWithoutChanceForgetsAll(t *testing.T) {
+	m := disk.NewMem()
+	if err := disk.WriteFile(m, "a", []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.Link("a", "b"), m.SyncDir("/")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := m.OpenFile("b", os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, []byte("new"), 0)
+	if err := errors.Join(m.Remove("a"), m.Link("b", "c")); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Link("b", "c"); !errors.Is(err, iofs.ErrExist) {
+		t.Fatalf("link over a name: %v", err)
+	}
+	c := m.Crash(nil)
+	for name, want := range map[string]string{"a": "old", "b": "old", "c": ""} {
+		if got, _ := disk.ReadFile(c, name, 10); string(got) != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if _, free, err := c.Usage("/"); err != nil || free != 1<<40-3 {
+		t.Errorf("%d bytes free, %v: a file with two names counts once", free, err)
 	}
 }
 

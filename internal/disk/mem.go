@@ -99,9 +99,9 @@ func (m *Mem) Flip(name string, off int64, mask byte) error {
 }
 
 // Crash returns the disk as it may be after a loss of power now: of all that was
-// not synced, rng decides what has reached it, down to single sectors. The disk
-// itself goes on as it is, for whoever still has it. Rules are not taken over, nor
-// locks.
+// not synced, rng decides what has reached it, down to single sectors; nil: nothing.
+// The disk itself goes on as it is, for whoever still has it. Rules are not taken over,
+// nor locks.
 func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -114,7 +114,10 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 		c := &node{dir: n.dir}
 		copies[n] = c
 		if !n.dir {
-			c.durable = crashFile(n, rng)
+			c.durable = slices.Clone(n.durable)
+			if rng != nil {
+				c.durable = crashFile(n, rng)
+			}
 			c.data = slices.Clone(c.durable)
 			return c
 		}
@@ -124,9 +127,12 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 		}
 		return c
 	}
-	out := &Mem{root: clone(m.root), capacity: m.capacity, rng: rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))}
+	out := &Mem{root: clone(m.root), capacity: m.capacity, rng: rand.New(rand.NewPCG(1, 2))}
+	if rng != nil {
+		out.rng = rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
+	}
 	for _, op := range m.journal {
-		if rng.IntN(2) == 0 {
+		if rng == nil || rng.IntN(2) == 0 {
 			continue
 		}
 		for _, e := range op {
@@ -423,6 +429,25 @@ func (m *Mem) Rename(source, target string) error {
 		return fail("rename", target, syscall.EINVAL)
 	}
 	m.change(dirOp{{toDir, to, n}, {fromDir, from, nil}})
+	return nil
+}
+
+// Link gives a file one more name, which must not be there yet. It is not synced.
+func (m *Mem) Link(source, target string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.file("link", source)
+	if err != nil {
+		return err
+	}
+	dir, base, err := m.parent("link", target)
+	if err != nil {
+		return err
+	}
+	if dir.entries[base] != nil {
+		return fail("link", target, syscall.EEXIST)
+	}
+	m.change(dirOp{{dir, base, n}})
 	return nil
 }
 

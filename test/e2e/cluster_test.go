@@ -140,6 +140,8 @@ type cluster struct {
 	addrs   []string // of the masters
 	mounts  []*mount
 	hosts   *hosts // nil: all is on this one
+
+	masterDir func(i int) string // where master i keeps its data
 }
 
 // options of a cluster.
@@ -147,6 +149,7 @@ type options struct {
 	masters, chunks int
 	hosts           *hosts // each daemon and mount is on one of its own; nil: all on this one
 	chunkArgs       []string
+	masterDir       func(i int) string // where master i keeps its data; nil: in the cluster's folder
 	chunkDir        func(i int) string // where chunk server i keeps its data; nil: in the cluster's folder
 }
 
@@ -185,7 +188,10 @@ func startCluster(dir string, o options) (*cluster, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, hosts: o.hosts}
+	c := &cluster{dir: dir, hosts: o.hosts, masterDir: o.masterDir}
+	if c.masterDir == nil {
+		c.masterDir = func(i int) string { return filepath.Join(dir, fmt.Sprintf("master-%d", i+1)) }
+	}
 	addrs, err := c.place(o)
 	if err != nil {
 		return nil, err

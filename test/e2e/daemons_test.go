@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -12,7 +11,7 @@ import (
 // masterArgs is the command line of a master, and what is added at its first
 // start: later its folder says which cluster it is of.
 func masterArgs(c *cluster, i int, addr string) (args, first []string) {
-	args = []string{"dfs-master", "--name", fmt.Sprintf("master-%d", i+1), "--dir", filepath.Join(c.dir, fmt.Sprintf("master-%d", i+1)),
+	args = []string{"dfs-master", "--name", fmt.Sprintf("master-%d", i+1), "--dir", c.masterDir(i),
 		"--listen", addr, "--gossip-listen", next(addr), "--admin-listen", ""}
 	if i > 0 {
 		return args, []string{"--join", c.addrs[0]}
