@@ -162,7 +162,7 @@ func (fs *FS) checkWritten(s *session, term uint64) {
 	attached := false
 	for _, in := range fs.snapshot() {
 		in.mu.Lock()
-		written, change := in.end > 0, in.sure
+		written := in.end > 0
 		in.mu.Unlock()
 		if !written {
 			continue
@@ -186,9 +186,7 @@ func (fs *FS) checkWritten(s *session, term uint64) {
 		case err != nil:
 			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: whether the file has changed since cannot be told", "inode", uint64(in.ino), "err", err)
 			in.loseLate(dfs.EIO)
-		case reply.Errno == 0 && in.wrote(rpc.TimeFromProto(reply.Attr.Mtime)):
-			fs.leases.claimed(in.ino, reply.Leases) // it is a commit of ours, whose answer was lost
-		case reply.Errno != 0 || reply.Attr.GetChange() > change:
+		case reply.Errno != 0 || in.overtaken(reply.Attr.GetChange(), rpc.TimeFromProto(reply.Attr.GetMtime())):
 			fs.cfg.Logger.Error("bytes written under a lease that was lost are dropped: the file has changed since", "inode", uint64(in.ino))
 			in.loseLate(dfs.EIO)
 		default:
@@ -229,11 +227,13 @@ func (fs *FS) confirm(ctx context.Context, ino dfs.Ino) error {
 
 const confirmPoll = 20 * time.Millisecond
 
-// wrote reports whether a file's mtime is that of bytes which are on their way.
-func (in *inode) wrote(mtime dfs.Time) bool {
+// overtaken reports whether others have changed a file since bytes were written here: the
+// masters tell its change counter and mtime. The answer to a commit of ours may have come since
+// they were asked, and may be lost; then mtime is that of bytes which are still on their way.
+func (in *inode) overtaken(change uint64, mtime dfs.Time) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return slices.ContainsFunc(in.flight, func(p *appender.Piece) bool { return p.Mtime == mtime })
+	return change > in.sure && !slices.ContainsFunc(in.flight, func(p *appender.Piece) bool { return p.Mtime == mtime })
 }
 
 // checkOpen looks for files that the masters freed when the session expired: with
