@@ -269,12 +269,9 @@ func (c *Cluster) held(name string) int {
 	return len(s.server.Store().Chunks())
 }
 
-// setServer is what `dfs servers` does.
+// setServer is change without more to say.
 func (c *Cluster) setServer(name string, change adminpb.SetServerRequest_Change) error {
-	return c.Call(func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := adminpb.NewAdminClient(conn).SetServer(ctx, &adminpb.SetServerRequest{Name: name, Change: change})
-		return err
-	})
+	return c.change(&adminpb.SetServerRequest{Name: name, Change: change})
 }
 
 // TestServersJoinAndAreDrained: a server that joins gets its share of what is there, one

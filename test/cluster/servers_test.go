@@ -38,6 +38,7 @@ func (c *Cluster) awaitServer(name, what string, is func(*adminpb.Server) bool) 
 	})
 }
 
+// change is what `dfs servers` does.
 func (c *Cluster) change(req *adminpb.SetServerRequest) error {
 	return c.Call(func(ctx context.Context, conn *grpc.ClientConn) error {
 		_, err := adminpb.NewAdminClient(conn).SetServer(ctx, req)
