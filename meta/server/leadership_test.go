@@ -12,12 +12,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"dfs"
+	"dfs/internal/virtualtime"
 	"dfs/meta"
 	"dfs/proto/chunkpb"
 	"dfs/proto/metapb"
@@ -464,7 +464,7 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 }
 
 func TestSessionThatIsBeingEndedTellsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		l := newTerm(1, 2)
 		l.ctx = t.Context()
 		told, ok := l.tell(1)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/internal/virtualtime"
 	"dfs/meta"
 	"dfs/proto/metapb"
 )
@@ -70,7 +71,7 @@ func begins(fn func()) (done func() bool) {
 }
 
 func TestReadWaitsForAnExclusiveLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1, 2)
 		first := read(t, lt, 1)
 		if mode(lt, 1) != "exclusive" {
@@ -92,7 +93,7 @@ func TestReadWaitsForAnExclusiveLease(t *testing.T) {
 }
 
 func TestChangeWaitsForAllLeases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1, 2, 3)
 		for _, id := range []dfs.SessionID{1, 2} {
 			read(t, lt, 3)
@@ -135,7 +136,7 @@ func TestChangeWaitsForAllLeases(t *testing.T) {
 // An answer that was given during the change, and without a lease, could come to the kernel
 // after it.
 func TestReadWaitsForAChangeOfWhoMayDoWhat(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1, 2)
 		inos := []dfs.Ino{7}
 		if err := lt.change(t.Context(), 1, inos, true); err != nil {
@@ -153,7 +154,7 @@ func TestReadWaitsForAChangeOfWhoMayDoWhat(t *testing.T) {
 }
 
 func TestLeaseGivenBackIsNotALaterOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1)
 		first := read(t, lt, 1)[0].Serial
 		if second := read(t, lt, 1)[0].Serial; second == first {
@@ -167,7 +168,7 @@ func TestLeaseGivenBackIsNotALaterOne(t *testing.T) {
 }
 
 func TestNewTermWaitsForTheSessionsOfTheLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t)
 		for _, x := range []struct {
 			name string
@@ -204,7 +205,7 @@ func TestNewTermWaitsForTheSessionsOfTheLast(t *testing.T) {
 }
 
 func TestSessionThatGivesNothingBackIsNotRenewed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1, 2)
 		read(t, lt, 1)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -226,7 +227,7 @@ func TestSessionThatGivesNothingBackIsNotRenewed(t *testing.T) {
 
 // What nobody asked for is not worth to disturb anybody.
 func TestHintsDisturbNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1, 2)
 		read(t, lt, 1) // exclusive
 		if got := lt.hint(2, false, 7); len(got) != 0 || len(lt.pending(lt.lessee(1))) != 0 {
@@ -256,7 +257,7 @@ func TestHintsDisturbNobody(t *testing.T) {
 }
 
 func TestLeaseOfTheLastLeaderThatIsGivenBackIsNoneOfThisOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		before := table(t, 1)
 		old := read(t, before, 1)
 		lt := table(t, 1, 2)
@@ -273,7 +274,7 @@ func TestLeaseOfTheLastLeaderThatIsGivenBackIsNoneOfThisOne(t *testing.T) {
 }
 
 func TestSessionThatComesTooLateWithWrittenBytesIsEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		lt := table(t, 1)
 		if lt.late(1, []uint64{7}) {
 			t.Error("a session that comes again, since it did not hear the answer, is late")

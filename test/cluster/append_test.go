@@ -12,13 +12,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"dfs"
 	"dfs/client"
+	"dfs/internal/virtualtime"
 	"dfs/proto/adminpb"
 )
 
@@ -52,7 +52,7 @@ func TestAppendsInVirtualTime(t *testing.T) {
 					t.Log(strings.Join(j.log, "; "))
 				}
 			}()
-			synctest.Test(t, j.run)
+			virtualtime.Test(t, j.run)
 			j.judge(t)
 		})
 	}

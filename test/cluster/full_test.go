@@ -6,16 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 
 	"dfs"
 	"dfs/internal/disk"
+	"dfs/internal/virtualtime"
 )
 
 // A server that is full is left out as long as enough others have room; when all are
 // full the program is told, what was written stays, and deletes go on.
 func TestFullServersAreLeftOutAndAllFullIsENOSPC(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		c := Start(t, Options{ChunkServers: 3, Mem: true})
 		ctx := context.Background()
 		fs := c.Client()

@@ -10,12 +10,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 	"google.golang.org/grpc"
 
+	"dfs/internal/virtualtime"
 	"dfs/proto/adminpb"
 )
 
@@ -57,7 +57,7 @@ func TestRandomHistoriesInVirtualTime(t *testing.T) {
 					t.Logf("sessions of %v; clients are %v; %s", v.ttl, v.roles, strings.Join(v.log, "; "))
 				}
 			}()
-			synctest.Test(t, v.run)
+			virtualtime.Test(t, v.run)
 			v.t = t
 			v.judge() // outside of the bubble: it takes time
 		})

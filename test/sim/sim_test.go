@@ -6,8 +6,9 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"dfs/internal/virtualtime"
 )
 
 var (
@@ -47,7 +48,7 @@ func TestSimulation(t *testing.T) {
 					t.Logf("-sim.seed=%d, schedule:\n%slog:\n%s", seed, describe(r.faults), r.log.tail(*simLog))
 				}
 			}()
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				r.mu = make(turn, 1)
 				r.do(t)
 			})
