@@ -700,6 +700,40 @@ func TestExpiredSessionDoesNotLoseAnything(t *testing.T) {
 	})
 }
 
+// A commit of two files is carried out, and its answer is lost with the session. So it is made
+// again: the client must know that the files have changed twice since, or it takes that for a
+// change by others when the session expires once more.
+func TestCommitThatIsMadeAgainCountsTwice(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	fs := c.dial()
+	files := []*client.File{create(t, fs, "a"), create(t, fs, "b")}
+	c.master.loseMany.Store(true)
+	want := []byte("0")
+	for round := 0; c.master.loseMany.Load(); round++ {
+		if round == 100 {
+			t.Fatal("two files are never committed together")
+		}
+		want = fmt.Append(nil, round)
+		for _, f := range files {
+			writeAt(t, f, want, 0)
+		}
+		if err := fs.Sync(bg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range files {
+		writeAt(t, f, []byte("late"), 10)
+	}
+	c.master.expire()
+	for _, f := range files {
+		if err := f.Fsync(bg, true); err != nil {
+			t.Errorf("fsync after two expiries: %v", err)
+		}
+		check(t, readAll(t, f, 14), append(append(want, make([]byte, 10-len(want))...), "late"...))
+		f.Release()
+	}
+}
+
 func TestNewLeaderIsToldAllOpenFiles(t *testing.T) {
 	c := newCluster(t, clusterOptions{})
 	fs := c.dial()

@@ -124,6 +124,7 @@ type master struct {
 
 	commits    atomic.Int64
 	loseReply  atomic.Int32 // so many Mutate replies get lost after they were carried out
+	loseMany   atomic.Bool  // the reply to the next Commit of many files gets lost, and the sessions with it
 	staleNext  atomic.Int32 // so many Commits are answered stale_map
 	wantOpen   atomic.Bool
 	lastOpen   atomic.Pointer[metapb.HeartbeatRequest]
@@ -221,6 +222,10 @@ func (m *master) setStateLocked(s *chunkServer, state dfs.ServerState) {
 func (m *master) expire() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.expireLocked()
+}
+
+func (m *master) expireLocked() {
 	for id := range m.sessions {
 		m.own(&meta.CloseSession{Session: dfs.SessionID(id)})
 	}
@@ -315,7 +320,7 @@ func (m *master) Mutate(_ context.Context, req *metapb.MutateRequest) (*metapb.M
 	out := &metapb.MutateReply{}
 	for _, mu := range req.Mutations {
 		op := opFromProto(mu)
-		_, isCommit := op.(*meta.Commit)
+		commit, isCommit := op.(*meta.Commit)
 		if isCommit {
 			m.commits.Add(1)
 			if m.staleNext.Load() > 0 {
@@ -340,6 +345,10 @@ func (m *master) Mutate(_ context.Context, req *metapb.MutateRequest) (*metapb.M
 		r.Inodes = &metapb.IDRange{From: rep.Inodes.From, To: rep.Inodes.To}
 		r.Chunks = &metapb.IDRange{From: rep.Chunks.From, To: rep.Chunks.To}
 		out.Replies = append(out.Replies, r)
+		if isCommit && len(commit.Files) > 1 && m.loseMany.CompareAndSwap(true, false) {
+			m.expireLocked()
+			return nil, status.Error(codes.Unavailable, "lost on the way")
+		}
 		if m.loseReply.Load() > 0 {
 			m.loseReply.Add(-1)
 			return nil, status.Error(codes.Unavailable, "lost on the way")

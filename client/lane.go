@@ -286,7 +286,11 @@ func (l *lane) conclude(batch []*change, reply *metapb.MutateReply) {
 		r := reply.Replies[i]
 		wrong := c.told == nil && r.Errno != 0
 		if c.attr != nil && r.Attr != nil {
-			wrong = wrong || !expected(rpc.AttrFromProto(r.Attr), *c.attr)
+			got := rpc.AttrFromProto(r.Attr)
+			wrong = wrong || !c.expected(got)
+			if n := ls.nodes[got.Ino]; n != nil && n.known && n.attr.Atime == c.attr.Atime {
+				n.attr.Atime = got.Atime
+			}
 		}
 		if wrong {
 			// What this client answered its programs is not what happened.
@@ -327,9 +331,15 @@ func (l *lane) conclude(batch []*change, reply *metapb.MutateReply) {
 	l.finish(len(batch), lost)
 }
 
-// expected compares attributes, but for reads that others have told of.
-func expected(got, want dfs.Attr) bool {
-	want.Accessed(got.Atime, got.Atime)
+// expected compares what the inode has become with what was expected, but for reads: whether
+// one counts that was told meanwhile, here or by others, is up to the masters.
+func (c *change) expected(got dfs.Attr) bool {
+	want := *c.attr
+	if s := c.mutation.GetSetAttr(); s == nil || s.Atime == nil && !s.AtimeNow {
+		want.Atime = got.Atime
+	} else {
+		want.Accessed(got.Atime, got.Atime)
+	}
 	return got == want
 }
 

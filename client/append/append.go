@@ -127,6 +127,10 @@ type Piece struct {
 	rec   *record    // of states sent, ready and committing
 	start int        // in the record's payload
 
+	// A Commit of it may have been carried out: the answer is not known. So it is committed
+	// with nothing of other files, and the Owner learns what the file is then.
+	doubtful bool // guarded by file.a.mu
+
 	// What of it is in an intent, see intent.go. Guarded by file.a.mu.
 	stamp, prev uint64   // dfs.Intent's Seq and Prev
 	told        bool     // the record says what the piece is

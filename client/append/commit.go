@@ -45,19 +45,22 @@ func (a *Appender) collect() *gathered {
 	taken := map[*chunk]int{}
 	room := commitPieces
 	used := 0
+	alone := a.alone > 0
 	for _, f := range a.ready {
-		if room == 0 || a.alone > 0 && used > 0 {
+		n, doubtful := 0, false
+		for n < len(f.pieces) && n < room && f.pieces[n].state == ready {
+			doubtful = doubtful || f.pieces[n].doubtful
+			n++
+		}
+		if room == 0 || used > 0 && (alone || doubtful) {
 			break
 		}
 		used++
 		f.listed = false
-		n := 0
-		for n < len(f.pieces) && n < room && f.pieces[n].state == ready {
-			n++
-		}
 		if n == 0 {
 			continue
 		}
+		alone = alone || doubtful
 		room -= n
 		pieces := slices.Clone(f.pieces[:n])
 		g.files, g.pieces = append(g.files, f), append(g.pieces, pieces)
@@ -162,7 +165,7 @@ func (a *Appender) conclude(g *gathered) {
 	case err == nil && !res.Stale:
 		a.committed(g, res, took)
 	case err == nil:
-		a.again(g, true)
+		a.again(g, true, false)
 		if err := a.cfg.Masters.Refresh(a.ctx); err != nil && a.ctx.Err() == nil {
 			a.cfg.Logger.Warn("cannot get the cluster map", "err", err)
 		}
@@ -175,14 +178,14 @@ func (a *Appender) conclude(g *gathered) {
 		}
 		signal(a.kick)
 	case errors.Is(err, ErrExpired):
-		a.again(g, false)
+		a.again(g, false, true)
 		signal(a.kick)
 	case errors.As(err, &verdict):
 		a.rejected(g, verdict)
 	case a.ctx.Err() != nil:
 	default:
 		a.cfg.Logger.Error("commit failed, trying again", "err", err)
-		a.again(g, true)
+		a.again(g, true, true)
 		a.sleep(sealAfter)
 		signal(a.kick)
 	}
@@ -237,11 +240,18 @@ func (a *Appender) committed(g *gathered, res Result, took time.Duration) {
 	}
 }
 
-// again queues the pieces of a Batch that was not carried out. Its chunks are not
-// used any more; when stale, one of them is refused by the masters.
-func (a *Appender) again(g *gathered, stale bool) {
+// again queues the pieces of a Batch that was not carried out, or of which that is not known:
+// doubtful. Its chunks are not used any more; when stale, one of them is refused by the masters.
+func (a *Appender) again(g *gathered, stale, doubtful bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if doubtful {
+		for _, pieces := range g.pieces {
+			for _, p := range pieces {
+				p.doubtful = true
+			}
+		}
+	}
 	a.againLocked(g, stale)
 }
 
