@@ -922,3 +922,34 @@ func TestBytesOfAFileThatIsGoneAreReportedOnce(t *testing.T) {
 		t.Fatalf("told twice: %v", err)
 	}
 }
+
+// A process that ends closes the descriptors that it has inherited, and heeds no error: what
+// it is told must not be kept from the one that calls fsync.
+func TestErrorThatACloseWasToldIsToldByFsync(t *testing.T) {
+	c := newCluster(t, clusterOptions{})
+	fs := c.dial()
+	f := create(t, fs, "x")
+	defer f.Release()
+	writeAt(t, f, []byte("one"), 0)
+	if err := fs.Unlink(bg, root, dfs.RootIno, "x"); err != nil {
+		t.Fatal(err)
+	}
+	c.master.mu.Lock()
+	c.master.own(&meta.Reap{Inodes: []dfs.Ino{f.Ino()}})
+	c.master.mu.Unlock()
+	for _, step := range []struct {
+		name string
+		call func() error
+		want error
+	}{
+		{"close", func() error { return f.Flush(bg) }, dfs.EIO},
+		{"close of another descriptor", func() error { return f.Flush(bg) }, nil},
+		{"fsync", func() error { return f.Fsync(bg, false) }, dfs.EIO},
+		{"fsync again", func() error { return f.Fsync(bg, false) }, nil},
+		{"the last close", func() error { return f.Flush(bg) }, nil},
+	} {
+		if err := step.call(); !errors.Is(err, step.want) {
+			t.Errorf("%s: %v, want %v", step.name, err, step.want)
+		}
+	}
+}

@@ -31,8 +31,9 @@ type File struct {
 	released atomic.Bool
 	ahead    readAhead
 
-	mu   sync.Mutex
-	told uint64 // +checklocks:mu — failures of writing back up to this were told
+	mu     sync.Mutex
+	told   uint64 // +checklocks:mu — failures of writing back up to this were told by fsync
+	closed uint64 // +checklocks:mu — and up to this by close of a descriptor
 }
 
 func newFile(in *inode, cred dfs.Cred, flags uint32, registered bool) *File {
@@ -40,7 +41,7 @@ func newFile(in *inode, cred dfs.Cred, flags uint32, registered bool) *File {
 	in.mu.Lock()
 	told := in.errSeq
 	in.mu.Unlock()
-	return &File{in: in, id: in.fs.lockIDs.Add(1), flags: flags, cred: cred, told: told}
+	return &File{in: in, id: in.fs.lockIDs.Add(1), flags: flags, cred: cred, told: told, closed: told}
 }
 
 // Ino is the inode's number.
@@ -49,15 +50,21 @@ func (f *File) Ino() dfs.Ino { return f.in.ino }
 // Attr tells the file's attributes as GetAttr does.
 func (f *File) Attr(ctx context.Context) (dfs.Attr, error) { return f.in.fs.GetAttr(ctx, f.in.ino) }
 
-// failure is a failure of writing back that this File was not told of yet.
-func (f *File) failure() error {
+// failure is a failure of writing back that this File was not told of yet. What a close has
+// told is told by fsync once more: many descriptors may be of one File, and a process that
+// ends closes those that it has inherited and heeds no error.
+func (f *File) failure(closing bool) error {
 	f.in.mu.Lock()
 	err, seq := f.in.err, f.in.errSeq
 	f.in.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if seq == f.told {
+	if seq == f.told || closing && seq == f.closed {
 		return nil
+	}
+	f.closed = seq
+	if closing {
+		return err
 	}
 	f.told = seq
 	f.in.fs.mu.Lock()

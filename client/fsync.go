@@ -22,7 +22,7 @@ func (f *File) Fsync(ctx context.Context, dataOnly bool) error {
 	if err := sync(ctx); err != nil {
 		return err
 	}
-	return f.failure()
+	return f.failure(false)
 }
 
 // FsyncDir makes the names of a folder durable.
