@@ -17,62 +17,11 @@ import (
 	"dfs/rpc"
 )
 
-// Times of reading from chunk servers.
+// Bounds of reading from chunk servers.
 const (
-	hedgeMin     = 50 * time.Millisecond // a read that takes longer is tried elsewhere too
-	hedgeMax     = 500 * time.Millisecond
-	hedgeFactor  = 4               // times what is usual for the server
 	readTimeout  = 5 * time.Second // of one server
-	demotedFor   = 2 * time.Second // a server that failed comes last
 	smallestRead = 16 << 10        // less costs the same, when a server has to be asked
 )
-
-// health remembers how chunk servers do.
-type health struct {
-	mu      sync.Mutex
-	servers map[dfs.NodeID]*serverHealth // +checklocks:mu
-}
-
-type serverHealth struct {
-	failed time.Time
-	usual  time.Duration // to answer, a moving average
-}
-
-func newHealth() *health { return &health{servers: map[dfs.NodeID]*serverHealth{}} }
-
-// note takes over how long a server took, or that it failed.
-func (h *health) note(id dfs.NodeID, d time.Duration, failed bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := h.servers[id]
-	if s == nil {
-		s = &serverHealth{usual: d}
-		h.servers[id] = s
-	}
-	if failed {
-		s.failed = time.Now()
-		return
-	}
-	s.failed = time.Time{}
-	s.usual += (d - s.usual) / 8
-}
-
-// hedge is how long to wait for a server before another one is tried as well.
-func (h *health) hedge(id dfs.NodeID) time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if s := h.servers[id]; s != nil {
-		return min(max(hedgeFactor*s.usual, hedgeMin), hedgeMax)
-	}
-	return hedgeMin
-}
-
-func (h *health) demoted(id dfs.NodeID, now time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := h.servers[id]
-	return s != nil && now.Sub(s.failed) < demotedFor
-}
 
 // source is a server that should have a fragment.
 type source struct {
@@ -99,6 +48,9 @@ func (fs *FS) sources(m *dfs.ClusterMap, chunk dfs.ChunkID, turn uint32) []sourc
 		src := source{position: i, server: id, addr: s.Addr, rank: (i + int(turn)) % len(home)}
 		if (s.Host == "" || s.Host != fs.cfg.Host) && !fs.direct.here(id) {
 			src.rank += 100
+		}
+		if fs.health.slow(id, now) {
+			src.rank += 500
 		}
 		if fs.health.demoted(id, now) {
 			src.rank += 1000
@@ -200,13 +152,18 @@ func (fs *FS) fetchCopy(ctx context.Context, m *dfs.ClusterMap, e dfs.Extent, fr
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &race{fs: fs, e: e, from: from, to: to, sources: all, cancel: cancel, done: make(chan struct{}, 1)}
-	hedge := time.AfterFunc(fs.health.hedge(all[0].server), func() {
+	first := make(chan struct{}) // closed when the first runner is through
+	bound := fs.health.hedge(all, to-from, time.Now())
+	hedge := time.AfterFunc(bound, func() {
 		if r.hedged.CompareAndSwap(0, 1) { // else the first was faster
-			r.run(ctx)
+			if fs.health.mayHedge() || elapsed(first, hedgeMax-bound) {
+				r.run(ctx)
+			}
 			r.done <- struct{}{}
 		}
 	})
 	r.run(ctx)
+	close(first)
 	hedge.Stop()
 	if !r.hedged.CompareAndSwap(0, 2) {
 		<-r.done // it ends at once when there is a result: the context has
@@ -220,6 +177,18 @@ func (fs *FS) fetchCopy(ctx context.Context, m *dfs.ClusterMap, e dfs.Extent, fr
 		return 0, nil, fmt.Errorf("%w: %w", errGone, r.err)
 	}
 	return 0, nil, r.err
+}
+
+// elapsed waits for d, and reports false when over is closed before.
+func elapsed(over <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-over:
+		return false
+	}
 }
 
 // race is one read tried at several servers.
@@ -291,8 +260,10 @@ func (fs *FS) readFragment(ctx context.Context, src source, e dfs.Extent, from, 
 		Off: uint32(from), Len: uint32(to - from), Cluster: uint64(fs.pool.Cluster()),
 	})
 	if err != nil {
-		if ctx.Err() == nil { // else somebody else won
-			fs.health.note(src.server, time.Since(start), true)
+		if now := time.Now(); ctx.Err() == nil {
+			fs.health.failed(src.server, now)
+		} else { // somebody else won
+			fs.health.gaveUp(src.server, to-from, now.Sub(start), now)
 		}
 		return 0, nil, fmt.Errorf("server %s: %w", src.server, err)
 	}
@@ -302,7 +273,8 @@ func (fs *FS) readFragment(ctx context.Context, src source, e dfs.Extent, from, 
 		}
 		return 0, nil, fmt.Errorf("server %s: %s: %w", src.server, reply.Error, err)
 	}
-	fs.health.note(src.server, time.Since(start), false)
+	now := time.Now()
+	fs.health.answered(src.server, to-from, now.Sub(start), now)
 	off, data := int(reply.Off), reply.Data
 	if off > from || off%dfs.PageBytes != 0 || off+len(data) < to {
 		rpc.Free(data)
