@@ -23,6 +23,9 @@ const (
 	smallestRead = 16 << 10        // less costs the same, when a server has to be asked
 )
 
+// rankSlow and more have those sources that are slow, or do not work.
+const rankSlow = 500
+
 // source is a server that should have a fragment.
 type source struct {
 	position int
@@ -50,7 +53,7 @@ func (fs *FS) sources(m *dfs.ClusterMap, chunk dfs.ChunkID, turn uint32) []sourc
 			src.rank += 100
 		}
 		if fs.health.slow(id, now) {
-			src.rank += 500
+			src.rank += rankSlow
 		}
 		if fs.health.demoted(id, now) {
 			src.rank += 1000
@@ -304,77 +307,4 @@ func (fs *FS) fetchPieces(ctx context.Context, m *dfs.ClusterMap, e dfs.Extent, 
 		rpc.Free(got)
 	}
 	return from, data, nil
-}
-
-// fetchPiece reads [lo, hi) of data fragment want, or makes it of k others.
-func (fs *FS) fetchPiece(ctx context.Context, m *dfs.ClusterMap, e dfs.Extent, want, lo, hi int) (int, []byte, error) {
-	all := fs.sources(m, e.Chunk, 0)
-	absent := 0
-	var last error
-	if i := slices.IndexFunc(all, func(s source) bool { return s.position == want }); i >= 0 {
-		off, data, err := fs.readFragment(ctx, all[i], e, lo, hi)
-		if err == nil {
-			return off, data, nil
-		}
-		if rpc.IsVerdict(err) {
-			absent++
-		}
-		last = err
-		all = slices.Delete(all, i, i+1)
-	}
-	layout := e.Chunk.Layout()
-	// Whole pages, so that all pieces are equally long.
-	size := code.FragmentLen(layout, int(e.RecordLen))
-	lo -= lo % dfs.PageBytes
-	hi = min((hi+dfs.PageBytes-1)&^(dfs.PageBytes-1), size)
-	pieces := make([][]byte, layout.Width())
-	defer func() {
-		for _, p := range pieces {
-			rpc.Free(p)
-		}
-	}()
-	// k at once, and one more for each that fails.
-	have, next := 0, 0
-	for have < layout.Data() && next < len(all) {
-		batch := all[next:min(next+layout.Data()-have, len(all))]
-		next += len(batch)
-		errs := make([]error, len(batch))
-		got := make([][]byte, len(batch))
-		var wg sync.WaitGroup
-		for i, src := range batch {
-			wg.Go(func() {
-				off, data, err := fs.readFragment(ctx, src, e, lo, hi)
-				if err == nil && (off != lo || len(data) != hi-lo) {
-					rpc.Free(data)
-					err = fmt.Errorf("server %s answered %d bytes at %d: %w", src.server, len(data), off, dfs.EIO)
-				}
-				got[i], errs[i] = data, err
-			})
-		}
-		wg.Wait()
-		for i, src := range batch {
-			switch {
-			case errs[i] == nil:
-				pieces[src.position] = got[i]
-				have++
-			case rpc.IsVerdict(errs[i]):
-				absent++
-				last = errs[i]
-			default:
-				last = errs[i]
-			}
-		}
-	}
-	if have < layout.Data() {
-		err := fmt.Errorf("%d of %d fragments can be read: %w", have, layout.Data(), last)
-		if absent > layout.Parity() {
-			return 0, nil, fmt.Errorf("%w: %w", errGone, err)
-		}
-		return 0, nil, err
-	}
-	data, err := code.Rebuild(layout, pieces, want)
-	if err != nil {
-		return 0, nil, err
-	}
-	return lo, data, nil
 }

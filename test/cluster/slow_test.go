@@ -8,16 +8,30 @@ import (
 	"testing"
 	"time"
 
+	"dfs"
 	"dfs/internal/disk"
 	"dfs/internal/virtualtime"
 )
 
-// One server whose disk is many times slower than the others' costs few reads something.
+// One server whose disk is many times slower than the others' costs few reads something,
+// of copies and of fragments.
 func TestSlowServerDoesNotSlowReaders(t *testing.T) {
+	t.Run("copies", func(t *testing.T) { slowReads(t, dfs.DefaultLayout, 3) })
+	t.Run("ec=4+2", func(t *testing.T) {
+		layout, err := dfs.EC(4, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slowReads(t, layout, 6)
+	})
+}
+
+func slowReads(t *testing.T, layout dfs.Layout, servers int) {
 	virtualtime.Test(t, func(t *testing.T) {
-		c := Start(t, Options{ChunkServers: 3, Mem: true})
+		c := Start(t, Options{ChunkServers: servers, Mem: true})
 		ctx := context.Background()
-		fs := c.Client()
+		fs := c.dialNow()
+		c.ok(fs.SetPolicy(ctx, root, dfs.RootIno, layout))
 		const files = 300
 		want := content(1, 20_000)
 		for i := range files {
