@@ -12,6 +12,7 @@ import (
 	"dfs"
 	"dfs/internal/disk"
 	"dfs/internal/invariant"
+	"dfs/internal/turn"
 )
 
 // fragment is one fragment file and what is known of it.
@@ -32,7 +33,7 @@ type fragment struct {
 
 	// writeMu orders the writes to the file. It is held over each of them, for the
 	// next record begins where the one before ended.
-	writeMu sync.Mutex
+	writeMu turn.Mutex
 	closed  bool   // +checklocks:writeMu
 	zeroed  uint32 // +checklocks:writeMu — the file holds written zeros from end to here
 	small   bool   // +checklocks:writeMu — the last append was a small one

@@ -11,13 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"dfs"
 	"dfs/internal/disk"
+	"dfs/internal/turn"
 	"dfs/proto/chunkpb"
 )
 
@@ -33,7 +33,7 @@ const (
 
 // backups sees to it that one copy comes at a time.
 type backups struct {
-	mu sync.Mutex // held while one is written
+	mu turn.Mutex // held while one is written
 }
 
 // backupName is the name of a copy's file: those that are later come later in order of name.

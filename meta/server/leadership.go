@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"dfs"
+	"dfs/internal/turn"
 	"dfs/meta"
 	"dfs/proto/metapb"
 	"dfs/rpc"
@@ -47,9 +48,9 @@ type leadership struct {
 
 	probes singleflight.Group // of servers that were reported
 
-	levelMu turn // held while a master is added or the level is raised, over proposals, which are bounded
+	levelMu turn.Mutex // held while a master is added or the level is raised, over proposals, which are bounded
 
-	mapMu turn // one change of the map at a time; held over proposals, which are bounded
+	mapMu turn.Mutex // one change of the map at a time; held over proposals, which are bounded
 }
 
 // liveSession is a client's session as the leader sees it.

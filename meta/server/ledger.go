@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dfs"
+	"dfs/internal/turn"
 	"dfs/meta"
 	"dfs/meta/replica"
 )
@@ -30,7 +31,7 @@ type ledger struct {
 	node *replica.Node
 	feed *replica.Follower
 
-	look turn // one at a time; held over reads
+	look turn.Mutex // one at a time; held over reads
 
 	mu      sync.Mutex
 	m       *dfs.ClusterMap                       // +checklocks:mu — that all is by; nil before the first look is done

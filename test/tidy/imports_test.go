@@ -29,11 +29,11 @@ var table = []row{
 	{"meta/backup", ". meta"},
 	// A server hands the operating system's disk to its store, and serves the admin
 	// address.
-	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/clock internal/disk internal/admin"},
-	{"chunk", ". chunk/record internal/disk internal/invariant"},
+	{"meta/server", ". meta meta/* gossip placement rpc proto/metapb proto/adminpb proto/chunkpb internal/clock internal/disk internal/admin internal/turn"},
+	{"chunk", ". chunk/record internal/disk internal/invariant internal/turn"},
 	{"chunk/scrub", ". chunk"},
 	// proto/metapb: a chunk server tells the masters that it is there and what it holds.
-	{"chunk/server", ". chunk chunk/* gossip placement rpc proto/chunkpb proto/metapb internal/disk internal/admin"},
+	{"chunk/server", ". chunk chunk/* gossip placement rpc proto/chunkpb proto/metapb internal/disk internal/admin internal/turn"},
 	// chunk/record: a client on the machine of a chunk server reads its files.
 	{"client", ". client/* placement chunk/code chunk/record rpc proto/metapb proto/chunkpb internal/clock"},
 	{"fuse", ". client internal/mountinfo"},
