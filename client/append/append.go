@@ -199,6 +199,7 @@ type Appender struct {
 	links    map[dfs.NodeID]*link     // +checklocks:mu
 	suspects map[dfs.NodeID]*suspect  // +checklocks:mu
 	full     map[dfs.NodeID]time.Time // +checklocks:mu — no room, until then
+	paces    map[dfs.NodeID]*pace     // +checklocks:mu — of those that are not as fast as others
 	closing  []*chunk                 // +checklocks:mu — not written to any more, the masters do not know yet
 	files    map[*File]struct{}       // +checklocks:mu — that have pieces
 	ready    []*File                  // +checklocks:mu — whose first piece is ready
@@ -218,6 +219,7 @@ type Stats struct {
 	Early       uint64 // waits for durable bytes that ended before the Commit
 	Rewritten   uint64 // pieces that had to be written again
 	ServerFails uint64 // streams that broke or stalled
+	ServerSlow  uint64 // times that a server was left out because it was slow
 
 	AppendTime time.Duration // from sending a record to the last server's answer, summed up
 	CommitTime time.Duration // of all Commits
@@ -232,6 +234,7 @@ func New(cfg Config) *Appender {
 		mapWait: make(chan struct{}),
 		lanes:   map[dfs.Layout]*lane{}, links: map[dfs.NodeID]*link{},
 		files: map[*File]struct{}{}, suspects: map[dfs.NodeID]*suspect{}, full: map[dfs.NodeID]time.Time{},
+		paces: map[dfs.NodeID]*pace{},
 	}
 	a.wg.Go(a.pumpLoop)
 	for range commitsMax {

@@ -51,6 +51,7 @@ type unfit uint8
 
 const (
 	fits      unfit = iota
+	slow            // one of its servers is left out as long as others do
 	unknown         // it has no servers yet
 	few             // too few servers are up
 	suspected       // one of its servers does not answer
@@ -76,6 +77,9 @@ func (a *Appender) fitLocked(layout dfs.Layout, acting []dfs.NodeID, now time.Ti
 		if now.Before(a.full[id]) {
 			verdict = max(verdict, noRoom)
 		}
+		if a.asideLocked(id, now) {
+			verdict = max(verdict, slow)
+		}
 	}
 	if up < layout.MinWrite() {
 		return few
@@ -99,25 +103,7 @@ func (a *Appender) openLocked(l *lane) bool {
 	if len(a.ids) < idsLow {
 		a.grantLocked()
 	}
-	best, bestUp := -1, 0
-	for i, seq := range a.ids {
-		acting := a.cluster.ActingOf(dfs.MakeChunkID(l.layout, seq))
-		if a.fitLocked(l.layout, acting, now) != fits {
-			continue
-		}
-		if up := count(acting); up > bestUp {
-			best, bestUp = i, up
-		}
-		if bestUp == l.layout.Width() {
-			break
-		}
-	}
-	var servers []dfs.NodeID
-	if best < 0 {
-		best, servers = a.withoutFullLocked(l.layout, now)
-	} else {
-		servers = slices.Clone(a.cluster.ActingOf(dfs.MakeChunkID(l.layout, a.ids[best])))
-	}
+	best, servers := a.chooseLocked(l.layout, now)
 	if best < 0 {
 		a.stuckLocked(l, now)
 		return false
@@ -140,26 +126,65 @@ func (a *Appender) openLocked(l *lane) bool {
 	return true
 }
 
-// withoutFullLocked takes a number whose servers could take a chunk but for those that are full,
-// when no group of the layout could without that: as long as enough others have room, the chunk
-// is kept on them, and what it lacks is made good when there is room again. The answer is the
-// number's index, -1 when there is none, and who is to have the chunk.
+// chooseLocked takes a number for a new chunk. When no group of the layout fits, servers that are
+// full or slow are left out as long as enough others can take the chunk, which lacks something
+// until it is made good; then slow ones are used. The answer is the number's index, -1 when there
+// is none now, and who is to have the chunk.
 //
 // +checklocks:a.mu
-func (a *Appender) withoutFullLocked(layout dfs.Layout, now time.Time) (index int, servers []dfs.NodeID) {
+func (a *Appender) chooseLocked(layout dfs.Layout, now time.Time) (index int, servers []dfs.NodeID) {
+	if index, servers = a.bestLocked(layout, now, fits); index >= 0 {
+		return index, servers
+	}
 	for pg, acting := range a.cluster.Acting {
 		if pg.Layout() == layout && a.fitLocked(layout, acting, now) == fits {
 			return -1, nil // it is worth to ask for its numbers
 		}
 	}
+	if index, servers = a.withoutLocked(layout, now, func(id dfs.NodeID) bool {
+		return now.Before(a.full[id]) || a.asideLocked(id, now)
+	}); index >= 0 {
+		return index, servers
+	}
+	if index, servers = a.bestLocked(layout, now, slow); index >= 0 {
+		return index, servers
+	}
+	return a.withoutLocked(layout, now, func(id dfs.NodeID) bool { return now.Before(a.full[id]) })
+}
+
+// bestLocked takes, of the numbers whose groups are no worse than that, one with the most servers.
+//
+// +checklocks:a.mu
+func (a *Appender) bestLocked(layout dfs.Layout, now time.Time, worst unfit) (index int, servers []dfs.NodeID) {
+	index = -1
+	most := 0
+	for i, seq := range a.ids {
+		acting := a.cluster.ActingOf(dfs.MakeChunkID(layout, seq))
+		if a.fitLocked(layout, acting, now) > worst {
+			continue
+		}
+		if up := count(acting); up > most {
+			index, servers, most = i, acting, up
+		}
+		if most == layout.Width() {
+			break
+		}
+	}
+	return index, slices.Clone(servers)
+}
+
+// withoutLocked takes a number whose servers could take a chunk but for those that are left out.
+//
+// +checklocks:a.mu
+func (a *Appender) withoutLocked(layout dfs.Layout, now time.Time, out func(dfs.NodeID) bool) (index int, servers []dfs.NodeID) {
 	for i, seq := range a.ids {
 		servers := slices.Clone(a.cluster.ActingOf(dfs.MakeChunkID(layout, seq)))
 		for k, id := range servers {
-			if now.Before(a.full[id]) {
+			if out(id) {
 				servers[k] = 0
 			}
 		}
-		if a.fitLocked(layout, servers, now) != fits {
+		if a.fitLocked(layout, servers, now) > slow {
 			continue
 		}
 		for id, until := range a.full {
@@ -196,7 +221,7 @@ func (a *Appender) stuckLocked(l *lane, now time.Time) {
 		}
 	}
 	switch {
-	case seen[fits] > 0 || len(a.ids) == 0:
+	case seen[fits]+seen[slow] > 0 || len(a.ids) == 0:
 		if len(a.ids) > 0 {
 			// These are of groups that do not fit; others will be.
 			a.ids = a.ids[max(0, len(a.ids)-idsMax):]

@@ -13,7 +13,8 @@
 // it is committed. (chunk, record) never names two different contents: a chunk in which
 // an append failed is never appended to again, and its unfinished records are written
 // anew in another one. So a failing server costs a delay, as long as the layout's
-// MinWrite servers are up.
+// MinWrite servers are up; and so does one that is up and much slower than the others:
+// the next chunks are written without it.
 //
 // Lock order: Appender.mu, then link.mu. Neither is held over I/O, nor while the
 // methods of Owner and Masters are called.

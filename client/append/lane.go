@@ -77,10 +77,12 @@ type record struct {
 	end     uint32 // where the next record begins
 	length  int    // payload over all data fragments
 	pieces  []*Piece
-	at      time.Time // sent
-	waiting int       // servers that have not answered; Appender.mu
-	acked   bool      // by all; Appender.mu
-	dead    bool      // given up; Appender.mu
+	at      time.Time     // sent
+	waiting int           // servers that have not answered; Appender.mu
+	got     uint32        // positions that have; Appender.mu
+	enough  time.Duration // until as many had as must; 0: they have not yet; Appender.mu
+	acked   bool          // by all; Appender.mu
+	dead    bool          // given up; Appender.mu
 
 	sends  atomic.Int32 // messages that gRPC still needs the payload for
 	buffer *Buffer      // of the only piece; nil when packed

@@ -256,12 +256,15 @@ func (a *Appender) answered(o *outgoing, server dfs.NodeID, reply *chunkpb.Appen
 			delete(a.suspects, server)
 		}
 	}
+	now := time.Now()
 	r.waiting--
+	r.got |= 1 << o.position
+	a.judgeLocked(r, server, now)
 	if r.waiting > 0 {
 		return
 	}
 	r.acked = true
-	l, now := c.lane, time.Now()
+	l := c.lane
 	moved := false
 	for len(c.records) > 0 && c.records[0].acked {
 		done := c.records[0]
@@ -298,6 +301,7 @@ func (a *Appender) refusedLocked(c *chunk, server dfs.NodeID, errno dfs.Errno, t
 	case dfs.ENOSPC, dfs.EDQUOT:
 		a.full[server] = time.Now().Add(fullPause)
 	case dfs.EIO, dfs.EROFS:
+		a.slowLocked(server, time.Now(), text) // it is of no use, even if it is up
 		a.reportLocked(server, "append: "+errno.Error()+": "+text)
 	}
 	signal(a.kick)

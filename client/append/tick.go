@@ -47,6 +47,7 @@ func (a *Appender) tick(now time.Time) (next time.Duration) {
 	for _, l := range a.lanes {
 		stuck = stuck || len(l.queue) > 0
 		if c := l.chunk; c != nil {
+			a.moveLocked(c, now)
 			if len(c.records) == 0 && now.Sub(c.used) >= chunkIdle {
 				a.retireLocked(c)
 			}
@@ -55,6 +56,7 @@ func (a *Appender) tick(now time.Time) (next time.Duration) {
 	}
 	seal := false
 	for _, c := range a.closing {
+		a.moveLocked(c, now)
 		waiting = true
 		seal = seal || now.Sub(c.overSince) >= sealAfter && c.uncommitted == 0 && len(c.records) == 0
 	}

@@ -62,3 +62,57 @@ func slowReads(t *testing.T, layout dfs.Layout, servers int) {
 		}
 	})
 }
+
+// A server whose disk is slow, or does not answer at all, holds writers for a moment: they go
+// on in new chunks on the others. Once it is well again it gets what it missed.
+func TestSlowServerDoesNotHoldWriters(t *testing.T) {
+	ec, err := dfs.EC(4, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := disk.Rule{Op: disk.OpSync, Path: "*", Delay: 500 * time.Millisecond}
+	hung := disk.Rule{Path: "*", Delay: time.Minute}
+	t.Run("slow", func(t *testing.T) { slowWrites(t, dfs.DefaultLayout, 3, slow) })
+	t.Run("hung", func(t *testing.T) { slowWrites(t, dfs.DefaultLayout, 3, hung) })
+	t.Run("hung of four", func(t *testing.T) { slowWrites(t, dfs.DefaultLayout, 4, hung) })
+	t.Run("hung of ec=4+2", func(t *testing.T) { slowWrites(t, ec, 6, hung) })
+}
+
+func slowWrites(t *testing.T, layout dfs.Layout, servers int, fault disk.Rule) {
+	virtualtime.Test(t, func(t *testing.T) {
+		c := Start(t, Options{ChunkServers: servers, Mem: true})
+		ctx := context.Background()
+		fs := c.Client()
+		c.ok(fs.SetPolicy(ctx, root, dfs.RootIno, layout))
+		files := map[string][]byte{}
+		write := func() time.Duration {
+			name := fmt.Sprint("/f", len(files))
+			files[name] = content(uint64(len(files)), 20_000)
+			began := time.Now()
+			c.ok(fs.WriteFile(ctx, root, name, files[name], 0o644))
+			c.ok(fs.Sync(ctx))
+			return time.Since(began)
+		}
+		for range 20 {
+			write()
+		}
+		heal := c.chunks[0].fs.(*disk.Mem).Fail(fault)
+		var held, most time.Duration
+		for began := time.Now(); time.Since(began) < 9*time.Second; {
+			d := write()
+			most = max(most, d)
+			if d > 100*time.Millisecond {
+				held += d
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Logf("%d files, the longest took %v, all that took long %v", len(files), most, held)
+		if most > 2*time.Second || held > 3*time.Second {
+			t.Errorf("one write took %v, and writers were held for %v of 9 s", most, held)
+		}
+		heal()
+		c.readAll(files)
+		c.WaitHealthy()
+		c.readAll(files)
+	})
+}
