@@ -152,6 +152,7 @@ func (fs *FS) fetchCopy(ctx context.Context, m *dfs.ClusterMap, e dfs.Extent, fr
 	if len(all) == 0 {
 		return 0, nil, fmt.Errorf("the map has no servers for chunk %s", e.Chunk)
 	}
+	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &race{fs: fs, e: e, from: from, to: to, sources: all, cancel: cancel, done: make(chan struct{}, 1)}
@@ -179,8 +180,14 @@ func (fs *FS) fetchCopy(ctx context.Context, m *dfs.ClusterMap, e dfs.Extent, fr
 	if r.absent == len(all) {
 		return 0, nil, fmt.Errorf("%w: %w", errGone, r.err)
 	}
+	if r.err == nil { // it was given up before anybody was asked
+		r.err = cmp.Or(context.Cause(outer), errUnasked)
+	}
 	return 0, nil, r.err
 }
+
+// errUnasked says that no server was asked.
+var errUnasked = errors.New("no server was asked")
 
 // elapsed waits for d, and reports false when over is closed before.
 func elapsed(over <-chan struct{}, d time.Duration) bool {
