@@ -1,5 +1,10 @@
 package dfs
 
+import "time"
+
+// DrillMax is for how long a drill may take a server away.
+const DrillMax = 10 * time.Minute
+
 // ServerState is what the masters decided about a chunk server.
 type ServerState uint8
 

@@ -12,9 +12,6 @@ import (
 	"dfs/rpc"
 )
 
-// leaveMax is for how long a drill may take a server away.
-const leaveMax = time.Hour
-
 // Leave has the server refuse all requests for a while, as if it were gone. It is back by itself,
 // whatever becomes of who asked.
 func (s *Server) Leave(_ context.Context, req *chunkpb.LeaveRequest) (*chunkpb.LeaveReply, error) {
@@ -22,8 +19,8 @@ func (s *Server) Leave(_ context.Context, req *chunkpb.LeaveRequest) (*chunkpb.L
 		return nil, status.Errorf(codes.FailedPrecondition, "wrong cluster: the request is of cluster %s, this server is of cluster %s", dfs.ClusterID(req.Cluster), own)
 	}
 	d := time.Duration(req.Nanos)
-	if d < 0 || d > leaveMax {
-		return nil, status.Errorf(codes.InvalidArgument, "away for %v: at most %v", d, leaveMax)
+	if d < 0 || d > dfs.DrillMax {
+		return nil, status.Errorf(codes.InvalidArgument, "away for %v: at most %v", d, dfs.DrillMax)
 	}
 	s.logger.Warn("a drill takes this server away", "for", d)
 	s.away.Store(time.Now().Add(d).UnixNano())

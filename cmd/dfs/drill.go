@@ -83,7 +83,7 @@ was whole again in time.`,
 				return g.drill(cmd, req, wait)
 			},
 		}
-		cmd.Flags().DurationVar(&d, "for", 30*time.Second, "for how long, at most 10m")
+		cmd.Flags().DurationVar(&d, "for", 30*time.Second, fmt.Sprintf("for how long, at most %v", dfs.DrillMax))
 		cmd.Flags().DurationVar(&wait, "wait", 10*time.Minute, "how long to wait until nothing is missing any more")
 		cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 		cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say whether it would be refused")

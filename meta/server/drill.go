@@ -16,11 +16,8 @@ import (
 	"dfs/proto/metapb"
 )
 
-// Times of a drill.
-const (
-	drillMax   = 10 * time.Minute
-	leaveDelay = 200 * time.Millisecond // so that the answer gets out before the master is gone
-)
+// leaveDelay is so that the answer gets out before the master is gone.
+const leaveDelay = 200 * time.Millisecond
 
 // Leave cuts this master off the others for a while, as if its network were gone. It is back by
 // itself, whatever becomes of who asked.
@@ -29,8 +26,8 @@ func (s *Server) Leave(_ context.Context, req *metapb.LeaveRequest) (*metapb.Lea
 		return nil, status.Errorf(codes.FailedPrecondition, "wrong cluster: the request is of cluster %v, this master is of cluster %v", dfs.ClusterID(req.Cluster), dfs.ClusterID(own))
 	}
 	d := time.Duration(req.Nanos)
-	if d < 0 || d > drillMax {
-		return nil, status.Errorf(codes.InvalidArgument, "away for %v: at most %v", d, drillMax)
+	if d < 0 || d > dfs.DrillMax {
+		return nil, status.Errorf(codes.InvalidArgument, "away for %v: at most %v", d, dfs.DrillMax)
 	}
 	s.logger.Warn("a drill takes this master away", "for", d)
 	until := time.Now().Add(d).UnixNano()
@@ -58,8 +55,8 @@ func (s *Server) Drill(ctx context.Context, req *adminpb.DrillRequest) (*adminpb
 	if l == nil {
 		return nil, s.notReady()
 	}
-	if d := time.Duration(req.Nanos); d <= 0 || d > drillMax {
-		return nil, status.Errorf(codes.InvalidArgument, "a drill of %v: more than nothing, and at most %v", d, drillMax)
+	if d := time.Duration(req.Nanos); d <= 0 || d > dfs.DrillMax {
+		return nil, status.Errorf(codes.InvalidArgument, "a drill of %v: more than nothing, and at most %v", d, dfs.DrillMax)
 	}
 	if req.Master != "" {
 		return s.drillMaster(ctx, req)
