@@ -47,6 +47,7 @@ type repairs struct {
 	holed  []dfs.ChunkID                // +checklocks:mu — not told yet: holes were made, or could not be
 	doubts map[dfs.ChunkID]bool         // +checklocks:mu — of which a read went wrong
 	failed map[dfs.ChunkID]repairFailed // +checklocks:mu
+	scrub  *metapb.Scrub                // +checklocks:mu — the one that is under way; replaced, not changed
 }
 
 // repairFailed is when to try again.
@@ -92,11 +93,11 @@ func (s *Server) repair(ctx context.Context) {
 func (s *Server) askRepairs(ctx context.Context) (work []*metapb.RepairsReply_Repair, reclaims []*metapb.RepairsReply_Reclaim, err error) {
 	m := &s.mends
 	m.mu.Lock()
+	req := &metapb.RepairsRequest{Server: uint64(s.store.Node()), Scrub: m.scrub}
 	have, lack, holed := m.have[:min(len(m.have), tellMax)], m.lack[:min(len(m.lack), tellMax)], m.holed[:min(len(m.holed), tellMax)]
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, repairTimeout)
 	defer cancel()
-	req := &metapb.RepairsRequest{Server: uint64(s.store.Node())}
 	for _, id := range have {
 		req.Have = append(req.Have, uint64(id))
 	}
@@ -454,17 +455,42 @@ func (s *Server) inspect(ctx context.Context, f *metapb.Fragment, p *pacer) {
 func (s *Server) scrub(ctx context.Context) {
 	p := &pacer{rate: s.rate("scrub-rate", s.cfg.ScrubRate)}
 	for began := time.Now(); s.untilScrub(ctx, began); began = time.Now() {
-		n, bytes := 0, uint64(0)
+		n, bytes, total := 0, uint64(0), s.expectedBytes(ctx)
 		err := s.expected(ctx, 0, func(page []*metapb.Fragment) error {
 			for _, f := range page {
+				s.mends.scrubbed(bytes, total, time.Since(began))
 				s.inspect(ctx, f, p)
 				n, bytes = n+1, bytes+uint64(f.End)
 			}
 			return ctx.Err()
 		})
+		s.mends.scrubbed(0, 0, 0)
 		if ctx.Err() == nil {
 			s.logger.Info("scrubbed", "fragments", n, "bytes", bytes, "took", time.Since(began), "err", err)
 		}
+	}
+}
+
+// expectedBytes is how much the scrub has to read; 0 when it is not known.
+func (s *Server) expectedBytes(ctx context.Context) (total uint64) {
+	err := s.expected(ctx, 0, func(page []*metapb.Fragment) error {
+		for _, f := range page {
+			total += uint64(f.End)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return 0
+	}
+	return total
+}
+
+// scrubbed notes how far the scrub is, for the masters to tell; a total of 0: none is under way.
+func (m *repairs) scrubbed(bytes, total uint64, since time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.scrub = nil; total > 0 {
+		m.scrub = &metapb.Scrub{Done: bytes, Total: total, PerSecond: uint64(float64(bytes) / max(since.Seconds(), 1e-3))}
 	}
 }
 

@@ -32,6 +32,41 @@ type repairs struct {
 	moves map[dfs.PG]*move         // +checklocks:mu
 	done  []progress               // +checklocks:mu — what was made lately
 	away  map[dfs.NodeID]time.Time // +checklocks:mu — servers that are down, since when at the latest
+
+	scrubs map[dfs.NodeID]scrubbing // +checklocks:mu — what servers have told of theirs last
+}
+
+// scrubbing is how far a server was with its scrub, and when it said so.
+type scrubbing struct {
+	at    time.Time
+	scrub *metapb.Scrub
+}
+
+// scrubHeard is how long what a server said of its scrub counts.
+const scrubHeard = 30 * time.Second
+
+// scrubbed takes over how far a server is with its scrub.
+func (r *repairs) scrubbed(server dfs.NodeID, scrub *metapb.Scrub) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if scrub == nil {
+		delete(r.scrubs, server)
+		return
+	}
+	if r.scrubs == nil {
+		r.scrubs = map[dfs.NodeID]scrubbing{}
+	}
+	r.scrubs[server] = scrubbing{time.Now(), scrub}
+}
+
+// scrubOf is how far a server is with its scrub; nil when it does none.
+func (r *repairs) scrubOf(server dfs.NodeID) *metapb.Scrub {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s, ok := r.scrubs[server]; ok && time.Since(s.at) < scrubHeard {
+		return s.scrub
+	}
+	return nil
 }
 
 // progress is bytes that were made at a time.
@@ -69,10 +104,15 @@ func serves(m *dfs.ClusterMap, id dfs.NodeID) bool {
 func (r *repairs) rate() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return rateOf(&r.done)
+}
+
+// rateOf is how many bytes a second there were lately; what is older is forgotten.
+func rateOf(done *[]progress) uint64 {
 	since := time.Now().Add(-rateOver)
-	r.done = slices.DeleteFunc(r.done, func(p progress) bool { return p.at.Before(since) })
+	*done = slices.DeleteFunc(*done, func(p progress) bool { return p.at.Before(since) })
 	sum := uint64(0)
-	for _, p := range r.done {
+	for _, p := range *done {
 		sum += p.bytes
 	}
 	return sum / uint64(rateOver/time.Second)
@@ -153,6 +193,7 @@ func (s *Server) Repairs(ctx context.Context, req *metapb.RepairsRequest) (*meta
 		return nil, err
 	}
 	server := dfs.NodeID(req.Server)
+	l.repairs.scrubbed(server, req.Scrub)
 	if err := l.takeReport(ctx, server, req); err != nil {
 		return nil, s.failure(err)
 	}

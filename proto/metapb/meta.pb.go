@@ -6018,6 +6018,7 @@ type RepairsRequest struct {
 	Have          []uint64               `protobuf:"fixed64,2,rep,packed,name=have,proto3" json:"have,omitempty"`           // chunks whose fragment the server has made, or found whole
 	Lack          []uint64               `protobuf:"fixed64,3,rep,packed,name=lack,proto3" json:"lack,omitempty"`           // chunks whose fragment is not there, or damaged
 	Reclaimed     []uint64               `protobuf:"fixed64,4,rep,packed,name=reclaimed,proto3" json:"reclaimed,omitempty"` // chunks whose dead records were given back, or cannot be
+	Scrub         *Scrub                 `protobuf:"bytes,5,opt,name=scrub,proto3" json:"scrub,omitempty"`                  // the scrub that is under way
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6080,6 +6081,74 @@ func (x *RepairsRequest) GetReclaimed() []uint64 {
 	return nil
 }
 
+func (x *RepairsRequest) GetScrub() *Scrub {
+	if x != nil {
+		return x.Scrub
+	}
+	return nil
+}
+
+// Scrub is how far a server is with checking all that it has.
+type Scrub struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          uint64                 `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"` // bytes
+	Total         uint64                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	PerSecond     uint64                 `protobuf:"varint,3,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"` // lately
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scrub) Reset() {
+	*x = Scrub{}
+	mi := &file_meta_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrub) ProtoMessage() {}
+
+func (x *Scrub) ProtoReflect() protoreflect.Message {
+	mi := &file_meta_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
+func (*Scrub) Descriptor() ([]byte, []int) {
+	return file_meta_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *Scrub) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Scrub) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Scrub) GetPerSecond() uint64 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
 type RepairsReply struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Repairs       []*RepairsReply_Repair  `protobuf:"bytes,1,rep,name=repairs,proto3" json:"repairs,omitempty"`
@@ -6090,7 +6159,7 @@ type RepairsReply struct {
 
 func (x *RepairsReply) Reset() {
 	*x = RepairsReply{}
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6102,7 +6171,7 @@ func (x *RepairsReply) String() string {
 func (*RepairsReply) ProtoMessage() {}
 
 func (x *RepairsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[88]
+	mi := &file_meta_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6115,7 +6184,7 @@ func (x *RepairsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsReply.ProtoReflect.Descriptor instead.
 func (*RepairsReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88}
+	return file_meta_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RepairsReply) GetRepairs() []*RepairsReply_Repair {
@@ -6142,7 +6211,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6154,7 +6223,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[89]
+	mi := &file_meta_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6167,7 +6236,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{89}
+	return file_meta_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RaftMessage) GetTo() uint64 {
@@ -6198,7 +6267,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6210,7 +6279,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[90]
+	mi := &file_meta_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6223,7 +6292,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{90}
+	return file_meta_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *SnapshotPart) GetTo() uint64 {
@@ -6276,7 +6345,7 @@ type RaftDone struct {
 
 func (x *RaftDone) Reset() {
 	*x = RaftDone{}
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6288,7 +6357,7 @@ func (x *RaftDone) String() string {
 func (*RaftDone) ProtoMessage() {}
 
 func (x *RaftDone) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[91]
+	mi := &file_meta_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6301,7 +6370,7 @@ func (x *RaftDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftDone.ProtoReflect.Descriptor instead.
 func (*RaftDone) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{91}
+	return file_meta_proto_rawDescGZIP(), []int{92}
 }
 
 type LeaveRequest struct {
@@ -6314,7 +6383,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6326,7 +6395,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[92]
+	mi := &file_meta_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6339,7 +6408,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{92}
+	return file_meta_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *LeaveRequest) GetCluster() uint64 {
@@ -6364,7 +6433,7 @@ type LeaveReply struct {
 
 func (x *LeaveReply) Reset() {
 	*x = LeaveReply{}
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6376,7 +6445,7 @@ func (x *LeaveReply) String() string {
 func (*LeaveReply) ProtoMessage() {}
 
 func (x *LeaveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[93]
+	mi := &file_meta_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6389,7 +6458,7 @@ func (x *LeaveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
 func (*LeaveReply) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{93}
+	return file_meta_proto_rawDescGZIP(), []int{94}
 }
 
 type RepairsReply_Source struct {
@@ -6402,7 +6471,7 @@ type RepairsReply_Source struct {
 
 func (x *RepairsReply_Source) Reset() {
 	*x = RepairsReply_Source{}
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6414,7 +6483,7 @@ func (x *RepairsReply_Source) String() string {
 func (*RepairsReply_Source) ProtoMessage() {}
 
 func (x *RepairsReply_Source) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[95]
+	mi := &file_meta_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6427,7 +6496,7 @@ func (x *RepairsReply_Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsReply_Source.ProtoReflect.Descriptor instead.
 func (*RepairsReply_Source) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88, 0}
+	return file_meta_proto_rawDescGZIP(), []int{89, 0}
 }
 
 func (x *RepairsReply_Source) GetFragment() uint32 {
@@ -6454,7 +6523,7 @@ type RepairsReply_Repair struct {
 
 func (x *RepairsReply_Repair) Reset() {
 	*x = RepairsReply_Repair{}
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6466,7 +6535,7 @@ func (x *RepairsReply_Repair) String() string {
 func (*RepairsReply_Repair) ProtoMessage() {}
 
 func (x *RepairsReply_Repair) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[96]
+	mi := &file_meta_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6479,7 +6548,7 @@ func (x *RepairsReply_Repair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsReply_Repair.ProtoReflect.Descriptor instead.
 func (*RepairsReply_Repair) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88, 1}
+	return file_meta_proto_rawDescGZIP(), []int{89, 1}
 }
 
 func (x *RepairsReply_Repair) GetFragment() *Fragment {
@@ -6507,7 +6576,7 @@ type RepairsReply_Reclaim struct {
 
 func (x *RepairsReply_Reclaim) Reset() {
 	*x = RepairsReply_Reclaim{}
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6519,7 +6588,7 @@ func (x *RepairsReply_Reclaim) String() string {
 func (*RepairsReply_Reclaim) ProtoMessage() {}
 
 func (x *RepairsReply_Reclaim) ProtoReflect() protoreflect.Message {
-	mi := &file_meta_proto_msgTypes[97]
+	mi := &file_meta_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6532,7 +6601,7 @@ func (x *RepairsReply_Reclaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsReply_Reclaim.ProtoReflect.Descriptor instead.
 func (*RepairsReply_Reclaim) Descriptor() ([]byte, []int) {
-	return file_meta_proto_rawDescGZIP(), []int{88, 2}
+	return file_meta_proto_rawDescGZIP(), []int{89, 2}
 }
 
 func (x *RepairsReply_Reclaim) GetFragment() *Fragment {
@@ -7011,12 +7080,18 @@ const file_meta_proto_rawDesc = "" +
 	"\x05after\x18\x02 \x01(\x06R\x05after\"V\n" +
 	"\vExpectReply\x123\n" +
 	"\tfragments\x18\x01 \x03(\v2\x15.dfs.meta.v1.FragmentR\tfragments\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\x06R\x04next\"n\n" +
+	"\x04next\x18\x02 \x01(\x06R\x04next\"\x98\x01\n" +
 	"\x0eRepairsRequest\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\x06R\x06server\x12\x12\n" +
 	"\x04have\x18\x02 \x03(\x06R\x04have\x12\x12\n" +
 	"\x04lack\x18\x03 \x03(\x06R\x04lack\x12\x1c\n" +
-	"\treclaimed\x18\x04 \x03(\x06R\treclaimed\"\x8e\x03\n" +
+	"\treclaimed\x18\x04 \x03(\x06R\treclaimed\x12(\n" +
+	"\x05scrub\x18\x05 \x01(\v2\x12.dfs.meta.v1.ScrubR\x05scrub\"P\n" +
+	"\x05Scrub\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\x04R\x04done\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x03 \x01(\x04R\tperSecond\"\x8e\x03\n" +
 	"\fRepairsReply\x12:\n" +
 	"\arepairs\x18\x01 \x03(\v2 .dfs.meta.v1.RepairsReply.RepairR\arepairs\x12=\n" +
 	"\breclaims\x18\x02 \x03(\v2!.dfs.meta.v1.RepairsReply.ReclaimR\breclaims\x1a8\n" +
@@ -7095,7 +7170,7 @@ func file_meta_proto_rawDescGZIP() []byte {
 	return file_meta_proto_rawDescData
 }
 
-var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 98)
+var file_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
 var file_meta_proto_goTypes = []any{
 	(*Time)(nil),                 // 0: dfs.meta.v1.Time
 	(*Attr)(nil),                 // 1: dfs.meta.v1.Attr
@@ -7185,16 +7260,17 @@ var file_meta_proto_goTypes = []any{
 	(*ExpectRequest)(nil),        // 85: dfs.meta.v1.ExpectRequest
 	(*ExpectReply)(nil),          // 86: dfs.meta.v1.ExpectReply
 	(*RepairsRequest)(nil),       // 87: dfs.meta.v1.RepairsRequest
-	(*RepairsReply)(nil),         // 88: dfs.meta.v1.RepairsReply
-	(*RaftMessage)(nil),          // 89: dfs.meta.v1.RaftMessage
-	(*SnapshotPart)(nil),         // 90: dfs.meta.v1.SnapshotPart
-	(*RaftDone)(nil),             // 91: dfs.meta.v1.RaftDone
-	(*LeaveRequest)(nil),         // 92: dfs.meta.v1.LeaveRequest
-	(*LeaveReply)(nil),           // 93: dfs.meta.v1.LeaveReply
-	nil,                          // 94: dfs.meta.v1.ClusterMap.SettingsEntry
-	(*RepairsReply_Source)(nil),  // 95: dfs.meta.v1.RepairsReply.Source
-	(*RepairsReply_Repair)(nil),  // 96: dfs.meta.v1.RepairsReply.Repair
-	(*RepairsReply_Reclaim)(nil), // 97: dfs.meta.v1.RepairsReply.Reclaim
+	(*Scrub)(nil),                // 88: dfs.meta.v1.Scrub
+	(*RepairsReply)(nil),         // 89: dfs.meta.v1.RepairsReply
+	(*RaftMessage)(nil),          // 90: dfs.meta.v1.RaftMessage
+	(*SnapshotPart)(nil),         // 91: dfs.meta.v1.SnapshotPart
+	(*RaftDone)(nil),             // 92: dfs.meta.v1.RaftDone
+	(*LeaveRequest)(nil),         // 93: dfs.meta.v1.LeaveRequest
+	(*LeaveReply)(nil),           // 94: dfs.meta.v1.LeaveReply
+	nil,                          // 95: dfs.meta.v1.ClusterMap.SettingsEntry
+	(*RepairsReply_Source)(nil),  // 96: dfs.meta.v1.RepairsReply.Source
+	(*RepairsReply_Repair)(nil),  // 97: dfs.meta.v1.RepairsReply.Repair
+	(*RepairsReply_Reclaim)(nil), // 98: dfs.meta.v1.RepairsReply.Reclaim
 }
 var file_meta_proto_depIdxs = []int32{
 	0,   // 0: dfs.meta.v1.Attr.atime:type_name -> dfs.meta.v1.Time
@@ -7271,81 +7347,82 @@ var file_meta_proto_depIdxs = []int32{
 	34,  // 71: dfs.meta.v1.GetLockReply.lock:type_name -> dfs.meta.v1.Lock
 	70,  // 72: dfs.meta.v1.ClusterMap.servers:type_name -> dfs.meta.v1.Server
 	72,  // 73: dfs.meta.v1.ClusterMap.acting:type_name -> dfs.meta.v1.Acting
-	94,  // 74: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
+	95,  // 74: dfs.meta.v1.ClusterMap.settings:type_name -> dfs.meta.v1.ClusterMap.SettingsEntry
 	70,  // 75: dfs.meta.v1.JoinRequest.server:type_name -> dfs.meta.v1.Server
 	84,  // 76: dfs.meta.v1.ExpectReply.fragments:type_name -> dfs.meta.v1.Fragment
-	96,  // 77: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
-	97,  // 78: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
-	84,  // 79: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
-	95,  // 80: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
-	84,  // 81: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
-	13,  // 82: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
-	15,  // 83: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
-	17,  // 84: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
-	19,  // 85: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
-	7,   // 86: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
-	9,   // 87: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
-	12,  // 88: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
-	42,  // 89: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
-	44,  // 90: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
-	46,  // 91: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
-	48,  // 92: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
-	50,  // 93: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
-	53,  // 94: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
-	56,  // 95: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
-	58,  // 96: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
-	60,  // 97: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
-	68,  // 98: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
-	62,  // 99: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
-	64,  // 100: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
-	66,  // 101: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
-	73,  // 102: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
-	75,  // 103: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
-	77,  // 104: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
-	79,  // 105: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
-	80,  // 106: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
-	82,  // 107: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
-	85,  // 108: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
-	87,  // 109: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
-	92,  // 110: dfs.meta.v1.Cluster.Leave:input_type -> dfs.meta.v1.LeaveRequest
-	89,  // 111: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
-	90,  // 112: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
-	14,  // 113: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
-	16,  // 114: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
-	18,  // 115: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
-	20,  // 116: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
-	8,   // 117: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
-	11,  // 118: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
-	45,  // 119: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
-	43,  // 120: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
-	45,  // 121: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
-	47,  // 122: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
-	49,  // 123: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
-	51,  // 124: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
-	54,  // 125: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
-	57,  // 126: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
-	59,  // 127: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
-	61,  // 128: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
-	69,  // 129: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
-	63,  // 130: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
-	65,  // 131: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
-	67,  // 132: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
-	74,  // 133: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
-	76,  // 134: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
-	78,  // 135: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
-	71,  // 136: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
-	81,  // 137: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
-	83,  // 138: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
-	86,  // 139: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
-	88,  // 140: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
-	93,  // 141: dfs.meta.v1.Cluster.Leave:output_type -> dfs.meta.v1.LeaveReply
-	91,  // 142: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
-	91,  // 143: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
-	113, // [113:144] is the sub-list for method output_type
-	82,  // [82:113] is the sub-list for method input_type
-	82,  // [82:82] is the sub-list for extension type_name
-	82,  // [82:82] is the sub-list for extension extendee
-	0,   // [0:82] is the sub-list for field type_name
+	88,  // 77: dfs.meta.v1.RepairsRequest.scrub:type_name -> dfs.meta.v1.Scrub
+	97,  // 78: dfs.meta.v1.RepairsReply.repairs:type_name -> dfs.meta.v1.RepairsReply.Repair
+	98,  // 79: dfs.meta.v1.RepairsReply.reclaims:type_name -> dfs.meta.v1.RepairsReply.Reclaim
+	84,  // 80: dfs.meta.v1.RepairsReply.Repair.fragment:type_name -> dfs.meta.v1.Fragment
+	96,  // 81: dfs.meta.v1.RepairsReply.Repair.sources:type_name -> dfs.meta.v1.RepairsReply.Source
+	84,  // 82: dfs.meta.v1.RepairsReply.Reclaim.fragment:type_name -> dfs.meta.v1.Fragment
+	13,  // 83: dfs.meta.v1.Meta.OpenSession:input_type -> dfs.meta.v1.OpenSessionRequest
+	15,  // 84: dfs.meta.v1.Meta.Heartbeat:input_type -> dfs.meta.v1.HeartbeatRequest
+	17,  // 85: dfs.meta.v1.Meta.CloseSession:input_type -> dfs.meta.v1.CloseSessionRequest
+	19,  // 86: dfs.meta.v1.Meta.Mutate:input_type -> dfs.meta.v1.MutateRequest
+	7,   // 87: dfs.meta.v1.Meta.Recalls:input_type -> dfs.meta.v1.RecallsRequest
+	9,   // 88: dfs.meta.v1.Meta.Return:input_type -> dfs.meta.v1.ReturnRequest
+	12,  // 89: dfs.meta.v1.Meta.Acquire:input_type -> dfs.meta.v1.AcquireRequest
+	42,  // 90: dfs.meta.v1.Meta.Lookup:input_type -> dfs.meta.v1.LookupRequest
+	44,  // 91: dfs.meta.v1.Meta.GetAttr:input_type -> dfs.meta.v1.GetAttrRequest
+	46,  // 92: dfs.meta.v1.Meta.Open:input_type -> dfs.meta.v1.OpenRequest
+	48,  // 93: dfs.meta.v1.Meta.Extents:input_type -> dfs.meta.v1.ExtentsRequest
+	50,  // 94: dfs.meta.v1.Meta.Near:input_type -> dfs.meta.v1.NearRequest
+	53,  // 95: dfs.meta.v1.Meta.ReadDir:input_type -> dfs.meta.v1.ReadDirRequest
+	56,  // 96: dfs.meta.v1.Meta.Readlink:input_type -> dfs.meta.v1.ReadlinkRequest
+	58,  // 97: dfs.meta.v1.Meta.GetXattr:input_type -> dfs.meta.v1.GetXattrRequest
+	60,  // 98: dfs.meta.v1.Meta.ListXattr:input_type -> dfs.meta.v1.ListXattrRequest
+	68,  // 99: dfs.meta.v1.Meta.StatFS:input_type -> dfs.meta.v1.StatFSRequest
+	62,  // 100: dfs.meta.v1.Meta.WaitLock:input_type -> dfs.meta.v1.WaitLockRequest
+	64,  // 101: dfs.meta.v1.Meta.ClosingLock:input_type -> dfs.meta.v1.ClosingLockRequest
+	66,  // 102: dfs.meta.v1.Meta.GetLock:input_type -> dfs.meta.v1.GetLockRequest
+	73,  // 103: dfs.meta.v1.Cluster.Hello:input_type -> dfs.meta.v1.HelloRequest
+	75,  // 104: dfs.meta.v1.Cluster.Join:input_type -> dfs.meta.v1.JoinRequest
+	77,  // 105: dfs.meta.v1.Cluster.JoinMaster:input_type -> dfs.meta.v1.JoinMasterRequest
+	79,  // 106: dfs.meta.v1.Cluster.WatchMap:input_type -> dfs.meta.v1.WatchMapRequest
+	80,  // 107: dfs.meta.v1.Cluster.ReportServer:input_type -> dfs.meta.v1.ReportServerRequest
+	82,  // 108: dfs.meta.v1.Cluster.ReportChunks:input_type -> dfs.meta.v1.ReportChunksRequest
+	85,  // 109: dfs.meta.v1.Cluster.Expect:input_type -> dfs.meta.v1.ExpectRequest
+	87,  // 110: dfs.meta.v1.Cluster.Repairs:input_type -> dfs.meta.v1.RepairsRequest
+	93,  // 111: dfs.meta.v1.Cluster.Leave:input_type -> dfs.meta.v1.LeaveRequest
+	90,  // 112: dfs.meta.v1.Raft.Messages:input_type -> dfs.meta.v1.RaftMessage
+	91,  // 113: dfs.meta.v1.Raft.Snapshot:input_type -> dfs.meta.v1.SnapshotPart
+	14,  // 114: dfs.meta.v1.Meta.OpenSession:output_type -> dfs.meta.v1.OpenSessionReply
+	16,  // 115: dfs.meta.v1.Meta.Heartbeat:output_type -> dfs.meta.v1.HeartbeatReply
+	18,  // 116: dfs.meta.v1.Meta.CloseSession:output_type -> dfs.meta.v1.CloseSessionReply
+	20,  // 117: dfs.meta.v1.Meta.Mutate:output_type -> dfs.meta.v1.MutateReply
+	8,   // 118: dfs.meta.v1.Meta.Recalls:output_type -> dfs.meta.v1.Recall
+	11,  // 119: dfs.meta.v1.Meta.Return:output_type -> dfs.meta.v1.ReturnReply
+	45,  // 120: dfs.meta.v1.Meta.Acquire:output_type -> dfs.meta.v1.GetAttrReply
+	43,  // 121: dfs.meta.v1.Meta.Lookup:output_type -> dfs.meta.v1.LookupReply
+	45,  // 122: dfs.meta.v1.Meta.GetAttr:output_type -> dfs.meta.v1.GetAttrReply
+	47,  // 123: dfs.meta.v1.Meta.Open:output_type -> dfs.meta.v1.OpenReply
+	49,  // 124: dfs.meta.v1.Meta.Extents:output_type -> dfs.meta.v1.ExtentsReply
+	51,  // 125: dfs.meta.v1.Meta.Near:output_type -> dfs.meta.v1.NearReply
+	54,  // 126: dfs.meta.v1.Meta.ReadDir:output_type -> dfs.meta.v1.ReadDirReply
+	57,  // 127: dfs.meta.v1.Meta.Readlink:output_type -> dfs.meta.v1.ReadlinkReply
+	59,  // 128: dfs.meta.v1.Meta.GetXattr:output_type -> dfs.meta.v1.GetXattrReply
+	61,  // 129: dfs.meta.v1.Meta.ListXattr:output_type -> dfs.meta.v1.ListXattrReply
+	69,  // 130: dfs.meta.v1.Meta.StatFS:output_type -> dfs.meta.v1.StatFSReply
+	63,  // 131: dfs.meta.v1.Meta.WaitLock:output_type -> dfs.meta.v1.WaitLockReply
+	65,  // 132: dfs.meta.v1.Meta.ClosingLock:output_type -> dfs.meta.v1.ClosingLockReply
+	67,  // 133: dfs.meta.v1.Meta.GetLock:output_type -> dfs.meta.v1.GetLockReply
+	74,  // 134: dfs.meta.v1.Cluster.Hello:output_type -> dfs.meta.v1.HelloReply
+	76,  // 135: dfs.meta.v1.Cluster.Join:output_type -> dfs.meta.v1.JoinReply
+	78,  // 136: dfs.meta.v1.Cluster.JoinMaster:output_type -> dfs.meta.v1.JoinMasterReply
+	71,  // 137: dfs.meta.v1.Cluster.WatchMap:output_type -> dfs.meta.v1.ClusterMap
+	81,  // 138: dfs.meta.v1.Cluster.ReportServer:output_type -> dfs.meta.v1.ReportServerReply
+	83,  // 139: dfs.meta.v1.Cluster.ReportChunks:output_type -> dfs.meta.v1.ReportChunksReply
+	86,  // 140: dfs.meta.v1.Cluster.Expect:output_type -> dfs.meta.v1.ExpectReply
+	89,  // 141: dfs.meta.v1.Cluster.Repairs:output_type -> dfs.meta.v1.RepairsReply
+	94,  // 142: dfs.meta.v1.Cluster.Leave:output_type -> dfs.meta.v1.LeaveReply
+	92,  // 143: dfs.meta.v1.Raft.Messages:output_type -> dfs.meta.v1.RaftDone
+	92,  // 144: dfs.meta.v1.Raft.Snapshot:output_type -> dfs.meta.v1.RaftDone
+	114, // [114:145] is the sub-list for method output_type
+	83,  // [83:114] is the sub-list for method input_type
+	83,  // [83:83] is the sub-list for extension type_name
+	83,  // [83:83] is the sub-list for extension extendee
+	0,   // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_meta_proto_init() }
@@ -7378,7 +7455,7 @@ func file_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_meta_proto_rawDesc), len(file_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   98,
+			NumMessages:   99,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
