@@ -284,6 +284,12 @@ func (a *Attr) IsFile() bool { return a.Type() == TypeFile }
 // Blocks is st_blocks, in units of 512 bytes.
 func (a *Attr) Blocks() uint64 { return (a.Alloc + 511) / 512 }
 
+// Moved is what was moved of a file that is to be kept in another way.
+type Moved struct {
+	Bytes uint64 // that are kept so now
+	Left  uint64 // that are not: somebody writes there again and again
+}
+
 // Entry is one name in a folder.
 type Entry struct {
 	Name   string

@@ -17,34 +17,28 @@ const (
 	moveTries = 16 // looks at a file that is written meanwhile
 )
 
-// Moved is what Convert has done.
-type Moved struct {
-	Bytes uint64 // that are kept in another way now
-	Left  uint64 // that are not: somebody writes there again and again
-}
-
 // Convert brings what is stored of a file to a layout, and gives what is written to it from
 // now on that layout. Programs go on with the file meanwhile: bytes that they write over are left to
-// them. The file's times do not change.
-func (fs *FS) Convert(ctx context.Context, ino dfs.Ino, layout dfs.Layout) (Moved, error) {
+// them. The file's times do not change. progress is told of each part; it may be nil.
+func (fs *FS) Convert(ctx context.Context, ino dfs.Ino, layout dfs.Layout, progress func(bytes uint64)) (dfs.Moved, error) {
 	attr, err := fs.GetAttr(ctx, ino)
 	if err != nil {
-		return Moved{}, err
+		return dfs.Moved{}, err
 	}
 	if !attr.IsFile() {
-		return Moved{}, fmt.Errorf("inode %d is no regular file: %w", ino, dfs.EINVAL)
+		return dfs.Moved{}, fmt.Errorf("inode %d is no regular file: %w", ino, dfs.EINVAL)
 	}
 	if attr.Layout != layout {
 		_, _, err := fs.apply(ctx, &metapb.Mutation{Cred: rpc.CredToProto(dfs.Cred{Checked: true}), Op: &metapb.Mutation_SetPolicy{
 			SetPolicy: &metapb.SetPolicy{Ino: uint64(ino), Layout: uint32(layout), KeepTimes: true},
 		}}, ino)
 		if err != nil {
-			return Moved{}, err
+			return dfs.Moved{}, err
 		}
 	}
-	var sum Moved
+	var sum dfs.Moved
 	for range moveTries {
-		m := &mover{fs: fs, layout: layout}
+		m := &mover{fs: fs, layout: layout, progress: progress}
 		m.file = fs.app.NewFile(ino, m)
 		err := m.all(ctx, ino)
 		sum.Bytes, sum.Left = sum.Bytes+m.moved, m.other
@@ -66,12 +60,17 @@ type mover struct {
 	other  uint64 // bytes that were in another layout when they were looked at
 	moved  uint64
 	failed error
+
+	progress func(bytes uint64)
 }
 
 // Committed implements appender.Owner. Whether the bytes took their place is seen at the next look.
 func (m *mover) Committed(pieces []*appender.Piece, _ []dfs.Extent, _ *dfs.Attr) {
 	for _, p := range pieces {
 		m.moved += uint64(len(p.Data))
+		if m.progress != nil {
+			m.progress(uint64(len(p.Data)))
+		}
 	}
 }
 

@@ -87,6 +87,7 @@ func TestBrokenStoreIsNoVerdict(t *testing.T) {
 		&OpenSession{Nonce: 4}, &OpenSession{Nonce: 99}, &CloseSession{Session: 1}, &Reap{Inodes: []dfs.Ino{20}, ExtentsMax: 2},
 		&Reap{Inodes: []dfs.Ino{20}}, &DropChunks{Chunks: []dfs.ChunkID{testChunk(3)}}, &SetPresent{Server: 1, Lack: []dfs.ChunkID{testChunk(1)}}, threeServers(2, dfs.ServerDown),
 		&PutMaster{ID: 5, Name: "five"}, &RemoveMaster{ID: 4}, &Unlink{Parent: 1, Name: "f"}, &SetLevel{Level: 2, Program: "p"}, &SetConfig{Name: "n", Value: "v"}, &SetConfig{Name: "n"},
+		&PutJob{Job{ID: 1, Revision: 1, State: JobRuns}},
 	}
 	prepare := func() *bench {
 		b := newBench(t)

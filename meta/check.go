@@ -120,7 +120,7 @@ func check(v View) []Problem {
 
 // strangers finds rows of no known kind.
 func (c *checker) strangers() {
-	const kinds = "ABCDEGHIJKLMNOPQRSTUVWX"
+	const kinds = "ABCDEGHIJKLMNOPQRSTUVWXY"
 	lo := []byte{0}
 	for i := range len(kinds) + 1 {
 		hi := []byte{0xff, 0xff}
@@ -495,6 +495,10 @@ func (c *checker) readMap() {
 	if _, err := c.v.Masters(); err != nil {
 		c.other("%v", err)
 	}
+	c.each(kindJob, 1, func(k, b []byte) error {
+		_, err := decodeJob(number(k, 0), b)
+		return err
+	})
 }
 
 func (c *checker) judgeCounters() {

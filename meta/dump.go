@@ -35,6 +35,7 @@ var rowKinds = map[byte]struct {
 	kindUnsealed:  {"unsealed", decodeMarker},
 	kindServer:    {"server", func(k, b []byte) (any, error) { return decodeServer(dfs.NodeID(number(k, 0)), b) }},
 	kindSetting:   {"setting", func(_, b []byte) (any, error) { return decodeSetting(b) }},
+	kindJob:       {"job", func(k, b []byte) (any, error) { return decodeJob(number(k, 0), b) }},
 	kindXattr:     {"xattr", func(_, b []byte) (any, error) { return b[1:], nil }},
 }
 
@@ -66,7 +67,7 @@ func Dump(k, b []byte) (DumpedRow, error) {
 			rest = rest[8:]
 		}
 	}
-	if k[0] == kindExtent && len(r.Numbers) != 2 || (k[0] == kindInode || k[0] == kindMaster || k[0] == kindSession || k[0] == kindServer) && len(r.Numbers) != 1 {
+	if k[0] == kindExtent && len(r.Numbers) != 2 || (k[0] == kindInode || k[0] == kindMaster || k[0] == kindSession || k[0] == kindServer || k[0] == kindJob) && len(r.Numbers) != 1 {
 		return DumpedRow{}, fmt.Errorf("meta: key %x is too short", k)
 	}
 	r.Name = string(rest)

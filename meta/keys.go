@@ -33,6 +33,7 @@ const (
 	kindServer    = 'V' // chunk server of the map
 	kindSetting   = 'W' // name -> value
 	kindXattr     = 'X' // inode, name -> value
+	kindJob       = 'Y' // job -> what it does, and how far it is
 )
 
 func key0(kind byte) []byte { return []byte{kind} }

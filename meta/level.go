@@ -13,7 +13,8 @@ import (
 // later, so that a program of before can still take its place again.
 //
 // 1: all that the first state knew. 2: SetLevel, SetConfig, FileCommit.Move, SetPolicy.KeepTimes, what an admin has decided of a Server.
-const Level = 2
+// 3: PutJob.
+const Level = 3
 
 // LevelOf is the level at which a command came, or what it asks for in one of its
 // fields. A command that is not named here is of level 1.
@@ -23,6 +24,8 @@ func LevelOf(op Op) uint32 {
 		return max(2, op.Level)
 	case *SetConfig:
 		return 2
+	case *PutJob:
+		return 3
 	case *PutMap:
 		if slices.ContainsFunc(op.Servers, func(s dfs.Server) bool { return serverLevel(&s) > 1 }) {
 			return 2

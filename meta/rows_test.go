@@ -67,6 +67,10 @@ var decoders = map[string]func(b []byte) ([]byte, error){
 		v, err := decodeNumber("nonce", b)
 		return encodeNumber(nil, v), err
 	},
+	"job": func(b []byte) ([]byte, error) {
+		j, err := decodeJob(3, b)
+		return j.encode(nil), err
+	},
 	"master": func(b []byte) ([]byte, error) {
 		v, err := decodeMaster(3, b)
 		return encodeMaster(nil, v), err
@@ -112,7 +116,12 @@ func samples() map[string][][]byte {
 		"home":     {encodeHome(nil, []position{{1, 2}, {0, 0}, {1 << 63, 9}})},
 		"number":   {encodeNumber(nil, 1<<63)},
 		"master":   {encodeMaster(nil, Master{Name: "m", Addr: "a:1"})},
-		"xattr":    {{rowVersion}, append([]byte{rowVersion}, "value"...)},
+		"job": {
+			(&Job{Revision: 1, Kind: JobConvert, State: JobRuns, Ino: 1 << 48, Path: "/a"}).encode(nil),
+			(&Job{Revision: 1 << 40, Kind: JobConvert, State: JobFailed, Ino: 9, Layout: dfs.DefaultLayout, Started: t, Ended: t, Counted: true,
+				Total: 1 << 50, Bytes: 1, Left: 2, Folders: 3, Files: 4, Changed: 5, Skipped: 6, Places: []Place{{1, 1 << 62}, {2, 0}}, Error: "e"}).encode(nil),
+		},
+		"xattr": {{rowVersion}, append([]byte{rowVersion}, "value"...)},
 		"locks": {encodeLocks(nil, dfs.Locks{
 			{Kind: dfs.LockBytes, Type: dfs.LockShared, Owner: 1 << 63, File: 3, Start: 1, End: dfs.LockEnd, PID: 77, Mount: true},
 			{Kind: dfs.LockName, Type: dfs.LockAlone, Owner: 1, End: dfs.LockEnd, Token: 9, Name: "n"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"dfs/client"
 	"dfs/internal/cli"
 	"dfs/meta/server"
 	"dfs/rpc"
@@ -110,6 +111,9 @@ func countPeers(cfg *server.Config, peers string) error {
 // sessionTTLMin leaves a client time for some heartbeats.
 const sessionTTLMin = time.Second
 
+// moverCache is how many bytes a client that moves bytes keeps: it reads none of them again.
+const moverCache = 8 << 20
+
 func run(cmd *cobra.Command, cfg server.Config, logLevel string) error {
 	switch {
 	case cfg.Dir == "":
@@ -128,6 +132,9 @@ func run(cmd *cobra.Command, cfg server.Config, logLevel string) error {
 		return err
 	}
 	cfg.Logger, cfg.Version = logger, cli.Version()
+	cfg.Mover = func(ctx context.Context, masters []string) (server.Mover, error) {
+		return client.Dial(ctx, client.Config{Masters: masters, Host: cfg.Host, Mountpoint: "jobs of " + cfg.Name, Version: cfg.Version, CacheBytes: moverCache, Logger: logger})
+	}
 	s, err := server.Start(cmd.Context(), cfg)
 	if err != nil {
 		return err

@@ -166,6 +166,9 @@ func (d *dev) startServers(ctx context.Context) error {
 			Name: name, Dir: filepath.Join(d.o.dir, name), Listen: addr, GossipListen: "127.0.0.1:0",
 			Expected: len(addrs), Version: cli.Version(), Logger: d.logger.With("node", name),
 		}
+		cfg.Mover = func(ctx context.Context, masters []string) (metaserver.Mover, error) {
+			return client.Dial(ctx, client.Config{Masters: masters, Mountpoint: "jobs of " + name, Version: cfg.Version, Logger: cfg.Logger})
+		}
 		if i > 0 {
 			cfg.Join = addrs[:1]
 		} else {

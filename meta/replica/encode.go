@@ -176,6 +176,24 @@ func putMapFromProto(op *logpb.PutMap) *meta.PutMap {
 	}
 }
 
+func jobToProto(j *meta.Job) *logpb.PutJob {
+	return &logpb.PutJob{
+		Id: j.ID, Revision: j.Revision, Kind: uint32(j.Kind), State: uint32(j.State), Ino: uint64(j.Ino), Layout: uint32(j.Layout), Path: []byte(j.Path),
+		Started: timeToProto(j.Started), Ended: timeToProto(j.Ended), Counted: j.Counted,
+		Places: slice(j.Places, func(p meta.Place) *logpb.Place { return &logpb.Place{Ino: uint64(p.Ino), Cookie: p.Cookie} }),
+		Total:  j.Total, Bytes: j.Bytes, Left: j.Left, Folders: j.Folders, Files: j.Files, Changed: j.Changed, Skipped: j.Skipped, Error: []byte(j.Error),
+	}
+}
+
+func jobFromProto(p *logpb.PutJob) meta.Job {
+	return meta.Job{
+		ID: p.Id, Revision: p.Revision, Kind: meta.JobKind(p.Kind), State: meta.JobState(p.State), Ino: dfs.Ino(p.Ino), Layout: dfs.Layout(p.Layout), Path: string(p.Path),
+		Started: timeFromProto(p.Started), Ended: timeFromProto(p.Ended), Counted: p.Counted,
+		Places: slice(p.Places, func(p *logpb.Place) meta.Place { return meta.Place{Ino: dfs.Ino(p.GetIno()), Cookie: p.GetCookie()} }),
+		Total:  p.Total, Bytes: p.Bytes, Left: p.Left, Folders: p.Folders, Files: p.Files, Changed: p.Changed, Skipped: p.Skipped, Error: string(p.Error),
+	}
+}
+
 func setAttrToProto(op *meta.SetAttr) *logpb.SetAttr {
 	return &logpb.SetAttr{
 		Ino: uint64(op.Ino), Mode: op.Mode, Uid: op.UID, Gid: op.GID, Size: op.Size,
@@ -258,6 +276,8 @@ func commandToProto(c *meta.Command) (*logpb.Command, error) {
 		p.Op = &logpb.Command_RemoveMaster{RemoveMaster: &logpb.RemoveMaster{Id: uint64(op.ID)}}
 	case *meta.SetConfig:
 		p.Op = &logpb.Command_SetConfig{SetConfig: &logpb.SetConfig{Name: op.Name, Value: op.Value}}
+	case *meta.PutJob:
+		p.Op = &logpb.Command_PutJob{PutJob: jobToProto(&op.Job)}
 	case *meta.SetLevel:
 		p.Op = &logpb.Command_SetLevel{SetLevel: &logpb.SetLevel{Level: op.Level, Program: op.Program}}
 	default:
@@ -336,6 +356,8 @@ func commandFromProto(p *logpb.Command) (meta.Command, error) {
 		c.Op = &meta.RemoveMaster{ID: dfs.NodeID(op.RemoveMaster.Id)}
 	case *logpb.Command_SetConfig:
 		c.Op = &meta.SetConfig{Name: op.SetConfig.Name, Value: op.SetConfig.Value}
+	case *logpb.Command_PutJob:
+		c.Op = &meta.PutJob{Job: jobFromProto(op.PutJob)}
 	case *logpb.Command_SetLevel:
 		c.Op = &meta.SetLevel{Level: op.SetLevel.Level, Program: op.SetLevel.Program}
 	default:

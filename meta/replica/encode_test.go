@@ -14,7 +14,7 @@ var operations = []meta.Op{
 	&meta.Create{}, &meta.Link{}, &meta.Unlink{}, &meta.Rmdir{}, &meta.Rename{}, &meta.SetAttr{}, &meta.SetXattr{}, &meta.RemoveXattr{},
 	&meta.Commit{}, &meta.SetPolicy{}, &meta.GrantIDs{}, &meta.OpenSession{}, &meta.CloseSession{}, &meta.Reap{}, &meta.DropChunks{}, &meta.Replay{},
 	&meta.Access{}, &meta.SetPresent{}, &meta.Fallocate{}, &meta.CopyRange{},
-	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{}, &meta.SetLevel{}, &meta.SetConfig{},
+	&meta.Bootstrap{}, &meta.PutMap{}, &meta.PutMaster{}, &meta.RemoveMaster{}, &meta.SetLevel{}, &meta.SetConfig{}, &meta.PutJob{},
 }
 
 // fill sets each field to a value of its own, so that one which is forgotten or
@@ -81,7 +81,7 @@ func TestLaterFormatIsRefused(t *testing.T) {
 			t.Fatalf("version %d was taken", version)
 		}
 	}
-	for level, op := range map[uint32]meta.Op{1: &meta.RemoveMaster{}, 3: &meta.SetLevel{Level: 3}} {
+	for level, op := range map[uint32]meta.Op{1: &meta.RemoveMaster{}, 3: &meta.PutJob{}, 4: &meta.SetLevel{Level: 4}} {
 		b, err := encodeBatch(1, []meta.Command{{Op: &meta.Reap{}}, {Op: op}})
 		if err != nil {
 			t.Fatal(err)

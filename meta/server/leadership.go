@@ -34,6 +34,7 @@ type leadership struct {
 	ledger   *ledger
 	checks   sync.Mutex // held by the one that runs
 	repairs  repairs
+	jobs     jobs
 	began    time.Time
 	copies   copies
 	reclaims reclaims
@@ -514,7 +515,7 @@ func (s *Server) serveTerm(term uint64) {
 		reap:  make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
 	l.leases, l.locks = newLeaseTable(l), newLockQueue(l)
-	l.repairs.kick = make(chan struct{}, 1)
+	l.repairs.kick, l.jobs.kick = make(chan struct{}, 1), make(chan struct{}, 1)
 	l.ledger = newLedger(s.node)
 	defer l.ledger.close()
 	if err := l.takeOver(); err != nil {
@@ -526,7 +527,7 @@ func (s *Server) serveTerm(term uint64) {
 	}
 	s.leading.Store(l)
 	s.logger.Info("leading", "term", term)
-	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.raiseLevel, l.keepCopies, l.findRepairs, l.rebalance, l.reclaimDead} {
+	for _, duty := range []func(){l.expireSessions, l.reapOrphans, l.dropChunks, l.watchServers, l.promoteMasters, l.raiseLevel, l.keepCopies, l.findRepairs, l.rebalance, l.reclaimDead, l.runJobs} {
 		l.wg.Go(duty)
 	}
 	<-ctx.Done()

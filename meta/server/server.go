@@ -56,6 +56,9 @@ type Config struct {
 	Zone, Host string
 	Version    string // of the program
 
+	// Mover makes a client that moves bytes for jobs, while this master leads; nil: it does none.
+	Mover func(ctx context.Context, masters []string) (Mover, error)
+
 	Logger   *slog.Logger
 	Registry *prometheus.Registry // nil: one of its own
 

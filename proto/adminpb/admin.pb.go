@@ -84,6 +84,58 @@ func (SetServerRequest_Change) EnumDescriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{20, 0}
 }
 
+type ControlJobRequest_Change int32
+
+const (
+	ControlJobRequest_NONE   ControlJobRequest_Change = 0
+	ControlJobRequest_PAUSE  ControlJobRequest_Change = 1
+	ControlJobRequest_RESUME ControlJobRequest_Change = 2
+	ControlJobRequest_CANCEL ControlJobRequest_Change = 3
+)
+
+// Enum value maps for ControlJobRequest_Change.
+var (
+	ControlJobRequest_Change_name = map[int32]string{
+		0: "NONE",
+		1: "PAUSE",
+		2: "RESUME",
+		3: "CANCEL",
+	}
+	ControlJobRequest_Change_value = map[string]int32{
+		"NONE":   0,
+		"PAUSE":  1,
+		"RESUME": 2,
+		"CANCEL": 3,
+	}
+)
+
+func (x ControlJobRequest_Change) Enum() *ControlJobRequest_Change {
+	p := new(ControlJobRequest_Change)
+	*p = x
+	return p
+}
+
+func (x ControlJobRequest_Change) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ControlJobRequest_Change) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_proto_enumTypes[1].Descriptor()
+}
+
+func (ControlJobRequest_Change) Type() protoreflect.EnumType {
+	return &file_admin_proto_enumTypes[1]
+}
+
+func (x ControlJobRequest_Change) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ControlJobRequest_Change.Descriptor instead.
+func (ControlJobRequest_Change) EnumDescriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{41, 0}
+}
+
 type LocksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // the number of the last one of the page before; 0: from the beginning
@@ -2719,14 +2771,23 @@ func (x *JobsReply) GetJobs() []*Job {
 }
 
 type Job struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                             // repair, drain, rebalance, reclaim, check
-	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`                         // name of a server; empty: the cluster
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`                           // runs, waits
-	Left          uint64                 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`                            // in units
-	Unit          string                 `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`                             // bytes, groups, chunks
-	PerSecond     uint64                 `protobuf:"varint,6,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"` // made lately, in units
-	Text          string                 `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`                             // for people
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                             // repair, drain, rebalance, reclaim, scrub, check, convert
+	Target    string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`                         // name of a server, or a path; empty: the cluster
+	State     string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`                           // runs, waits, paused, done, failed, cancelled
+	Left      uint64                 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`                            // in units
+	Unit      string                 `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`                             // bytes, groups, chunks
+	PerSecond uint64                 `protobuf:"varint,6,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"` // made lately, in units
+	Text      string                 `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`                             // for people
+	Id        string                 `protobuf:"bytes,8,opt,name=id,proto3" json:"id,omitempty"`                                 // by which ControlJob knows it
+	Done      uint64                 `protobuf:"varint,9,opt,name=done,proto3" json:"done,omitempty"`                            // in units
+	// Of a conversion:
+	Folders       uint64 `protobuf:"varint,10,opt,name=folders,proto3" json:"folders,omitempty"`
+	Files         uint64 `protobuf:"varint,11,opt,name=files,proto3" json:"files,omitempty"`     // looked at
+	Changed       uint64 `protobuf:"varint,12,opt,name=changed,proto3" json:"changed,omitempty"` // of these: that were not kept as they should be
+	Unmoved       uint64 `protobuf:"varint,13,opt,name=unmoved,proto3" json:"unmoved,omitempty"` // bytes that are written again and again
+	Skipped       uint64 `protobuf:"varint,14,opt,name=skipped,proto3" json:"skipped,omitempty"` // files that could not be done
+	Error         string `protobuf:"bytes,15,opt,name=error,proto3" json:"error,omitempty"`      // the last one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2808,6 +2869,262 @@ func (x *Job) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *Job) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Job) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Job) GetFolders() uint64 {
+	if x != nil {
+		return x.Folders
+	}
+	return 0
+}
+
+func (x *Job) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *Job) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *Job) GetUnmoved() uint64 {
+	if x != nil {
+		return x.Unmoved
+	}
+	return 0
+}
+
+func (x *Job) GetSkipped() uint64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *Job) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type StartJobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`      // convert
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`      // from the root of the file system, for people
+	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`       // the folder, or file
+	Layout        uint32                 `protobuf:"varint,4,opt,name=layout,proto3" json:"layout,omitempty"` // of a file: what its folder says
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartJobRequest) Reset() {
+	*x = StartJobRequest{}
+	mi := &file_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartJobRequest) ProtoMessage() {}
+
+func (x *StartJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartJobRequest.ProtoReflect.Descriptor instead.
+func (*StartJobRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *StartJobRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *StartJobRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *StartJobRequest) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *StartJobRequest) GetLayout() uint32 {
+	if x != nil {
+		return x.Layout
+	}
+	return 0
+}
+
+type StartJobReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartJobReply) Reset() {
+	*x = StartJobReply{}
+	mi := &file_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartJobReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartJobReply) ProtoMessage() {}
+
+func (x *StartJobReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartJobReply.ProtoReflect.Descriptor instead.
+func (*StartJobReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *StartJobReply) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ControlJobRequest struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Id            string                   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Change        ControlJobRequest_Change `protobuf:"varint,2,opt,name=change,proto3,enum=dfs.admin.v1.ControlJobRequest_Change" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlJobRequest) Reset() {
+	*x = ControlJobRequest{}
+	mi := &file_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlJobRequest) ProtoMessage() {}
+
+func (x *ControlJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlJobRequest.ProtoReflect.Descriptor instead.
+func (*ControlJobRequest) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ControlJobRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ControlJobRequest) GetChange() ControlJobRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return ControlJobRequest_NONE
+}
+
+type ControlJobReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlJobReply) Reset() {
+	*x = ControlJobReply{}
+	mi := &file_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlJobReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlJobReply) ProtoMessage() {}
+
+func (x *ControlJobReply) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlJobReply.ProtoReflect.Descriptor instead.
+func (*ControlJobReply) Descriptor() ([]byte, []int) {
+	return file_admin_proto_rawDescGZIP(), []int{42}
 }
 
 var File_admin_proto protoreflect.FileDescriptor
@@ -3044,7 +3361,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x04gone\x18\x01 \x03(\tR\x04gone\"\r\n" +
 	"\vJobsRequest\"2\n" +
 	"\tJobsReply\x12%\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x11.dfs.admin.v1.JobR\x04jobs\"\xa2\x01\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x11.dfs.admin.v1.JobR\x04jobs\"\xda\x02\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x14\n" +
@@ -3053,7 +3370,34 @@ const file_admin_proto_rawDesc = "" +
 	"\x04unit\x18\x05 \x01(\tR\x04unit\x12\x1d\n" +
 	"\n" +
 	"per_second\x18\x06 \x01(\x04R\tperSecond\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text2\x97\a\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12\x0e\n" +
+	"\x02id\x18\b \x01(\tR\x02id\x12\x12\n" +
+	"\x04done\x18\t \x01(\x04R\x04done\x12\x18\n" +
+	"\afolders\x18\n" +
+	" \x01(\x04R\afolders\x12\x14\n" +
+	"\x05files\x18\v \x01(\x04R\x05files\x12\x18\n" +
+	"\achanged\x18\f \x01(\x04R\achanged\x12\x18\n" +
+	"\aunmoved\x18\r \x01(\x04R\aunmoved\x12\x18\n" +
+	"\askipped\x18\x0e \x01(\x04R\askipped\x12\x14\n" +
+	"\x05error\x18\x0f \x01(\tR\x05error\"c\n" +
+	"\x0fStartJobRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x10\n" +
+	"\x03ino\x18\x03 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06layout\x18\x04 \x01(\rR\x06layout\"\x1f\n" +
+	"\rStartJobReply\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x9a\x01\n" +
+	"\x11ControlJobRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12>\n" +
+	"\x06change\x18\x02 \x01(\x0e2&.dfs.admin.v1.ControlJobRequest.ChangeR\x06change\"5\n" +
+	"\x06Change\x12\b\n" +
+	"\x04NONE\x10\x00\x12\t\n" +
+	"\x05PAUSE\x10\x01\x12\n" +
+	"\n" +
+	"\x06RESUME\x10\x02\x12\n" +
+	"\n" +
+	"\x06CANCEL\x10\x03\"\x11\n" +
+	"\x0fControlJobReply2\xad\b\n" +
 	"\x05Admin\x12@\n" +
 	"\x06Status\x12\x1b.dfs.admin.v1.StatusRequest\x1a\x19.dfs.admin.v1.StatusReply\x12=\n" +
 	"\x05Where\x12\x1a.dfs.admin.v1.WhereRequest\x1a\x18.dfs.admin.v1.WhereReply\x12=\n" +
@@ -3065,7 +3409,10 @@ const file_admin_proto_rawDesc = "" +
 	"\x06Config\x12\x1b.dfs.admin.v1.ConfigRequest\x1a\x19.dfs.admin.v1.ConfigReply\x12I\n" +
 	"\tSetConfig\x12\x1e.dfs.admin.v1.SetConfigRequest\x1a\x1c.dfs.admin.v1.SetConfigReply\x12A\n" +
 	"\x06Backup\x12\x1b.dfs.admin.v1.BackupRequest\x1a\x18.dfs.admin.v1.BackupPart0\x01\x12:\n" +
-	"\x04Jobs\x12\x19.dfs.admin.v1.JobsRequest\x1a\x17.dfs.admin.v1.JobsReply\x12=\n" +
+	"\x04Jobs\x12\x19.dfs.admin.v1.JobsRequest\x1a\x17.dfs.admin.v1.JobsReply\x12F\n" +
+	"\bStartJob\x12\x1d.dfs.admin.v1.StartJobRequest\x1a\x1b.dfs.admin.v1.StartJobReply\x12L\n" +
+	"\n" +
+	"ControlJob\x12\x1f.dfs.admin.v1.ControlJobRequest\x1a\x1d.dfs.admin.v1.ControlJobReply\x12=\n" +
 	"\x05Drill\x12\x1a.dfs.admin.v1.DrillRequest\x1a\x18.dfs.admin.v1.DrillReply\x12?\n" +
 	"\x05Check\x12\x1a.dfs.admin.v1.CheckRequest\x1a\x18.dfs.admin.v1.CheckReply0\x01B\x13Z\x11dfs/proto/adminpbb\x06proto3"
 
@@ -3081,96 +3428,106 @@ func file_admin_proto_rawDescGZIP() []byte {
 	return file_admin_proto_rawDescData
 }
 
-var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_admin_proto_goTypes = []any{
 	(SetServerRequest_Change)(0),  // 0: dfs.admin.v1.SetServerRequest.Change
-	(*LocksRequest)(nil),          // 1: dfs.admin.v1.LocksRequest
-	(*LocksReply)(nil),            // 2: dfs.admin.v1.LocksReply
-	(*Lock)(nil),                  // 3: dfs.admin.v1.Lock
-	(*StatusRequest)(nil),         // 4: dfs.admin.v1.StatusRequest
-	(*StatusReply)(nil),           // 5: dfs.admin.v1.StatusReply
-	(*Backlog)(nil),               // 6: dfs.admin.v1.Backlog
-	(*Repair)(nil),                // 7: dfs.admin.v1.Repair
-	(*HealthReason)(nil),          // 8: dfs.admin.v1.HealthReason
-	(*Master)(nil),                // 9: dfs.admin.v1.Master
-	(*Server)(nil),                // 10: dfs.admin.v1.Server
-	(*Group)(nil),                 // 11: dfs.admin.v1.Group
-	(*Session)(nil),               // 12: dfs.admin.v1.Session
-	(*WhereRequest)(nil),          // 13: dfs.admin.v1.WhereRequest
-	(*WhereReply)(nil),            // 14: dfs.admin.v1.WhereReply
-	(*WhereExtent)(nil),           // 15: dfs.admin.v1.WhereExtent
-	(*WhereFragment)(nil),         // 16: dfs.admin.v1.WhereFragment
-	(*AddMasterRequest)(nil),      // 17: dfs.admin.v1.AddMasterRequest
-	(*AddMasterReply)(nil),        // 18: dfs.admin.v1.AddMasterReply
-	(*RemoveMasterRequest)(nil),   // 19: dfs.admin.v1.RemoveMasterRequest
-	(*RemoveMasterReply)(nil),     // 20: dfs.admin.v1.RemoveMasterReply
-	(*SetServerRequest)(nil),      // 21: dfs.admin.v1.SetServerRequest
-	(*SetServerReply)(nil),        // 22: dfs.admin.v1.SetServerReply
-	(*TransferLeaderRequest)(nil), // 23: dfs.admin.v1.TransferLeaderRequest
-	(*TransferLeaderReply)(nil),   // 24: dfs.admin.v1.TransferLeaderReply
-	(*ConfigRequest)(nil),         // 25: dfs.admin.v1.ConfigRequest
-	(*ConfigReply)(nil),           // 26: dfs.admin.v1.ConfigReply
-	(*Setting)(nil),               // 27: dfs.admin.v1.Setting
-	(*SetConfigRequest)(nil),      // 28: dfs.admin.v1.SetConfigRequest
-	(*SetConfigReply)(nil),        // 29: dfs.admin.v1.SetConfigReply
-	(*BackupRequest)(nil),         // 30: dfs.admin.v1.BackupRequest
-	(*BackupPart)(nil),            // 31: dfs.admin.v1.BackupPart
-	(*CheckRequest)(nil),          // 32: dfs.admin.v1.CheckRequest
-	(*CheckReply)(nil),            // 33: dfs.admin.v1.CheckReply
-	(*Finding)(nil),               // 34: dfs.admin.v1.Finding
-	(*DrillRequest)(nil),          // 35: dfs.admin.v1.DrillRequest
-	(*DrillReply)(nil),            // 36: dfs.admin.v1.DrillReply
-	(*JobsRequest)(nil),           // 37: dfs.admin.v1.JobsRequest
-	(*JobsReply)(nil),             // 38: dfs.admin.v1.JobsReply
-	(*Job)(nil),                   // 39: dfs.admin.v1.Job
+	(ControlJobRequest_Change)(0), // 1: dfs.admin.v1.ControlJobRequest.Change
+	(*LocksRequest)(nil),          // 2: dfs.admin.v1.LocksRequest
+	(*LocksReply)(nil),            // 3: dfs.admin.v1.LocksReply
+	(*Lock)(nil),                  // 4: dfs.admin.v1.Lock
+	(*StatusRequest)(nil),         // 5: dfs.admin.v1.StatusRequest
+	(*StatusReply)(nil),           // 6: dfs.admin.v1.StatusReply
+	(*Backlog)(nil),               // 7: dfs.admin.v1.Backlog
+	(*Repair)(nil),                // 8: dfs.admin.v1.Repair
+	(*HealthReason)(nil),          // 9: dfs.admin.v1.HealthReason
+	(*Master)(nil),                // 10: dfs.admin.v1.Master
+	(*Server)(nil),                // 11: dfs.admin.v1.Server
+	(*Group)(nil),                 // 12: dfs.admin.v1.Group
+	(*Session)(nil),               // 13: dfs.admin.v1.Session
+	(*WhereRequest)(nil),          // 14: dfs.admin.v1.WhereRequest
+	(*WhereReply)(nil),            // 15: dfs.admin.v1.WhereReply
+	(*WhereExtent)(nil),           // 16: dfs.admin.v1.WhereExtent
+	(*WhereFragment)(nil),         // 17: dfs.admin.v1.WhereFragment
+	(*AddMasterRequest)(nil),      // 18: dfs.admin.v1.AddMasterRequest
+	(*AddMasterReply)(nil),        // 19: dfs.admin.v1.AddMasterReply
+	(*RemoveMasterRequest)(nil),   // 20: dfs.admin.v1.RemoveMasterRequest
+	(*RemoveMasterReply)(nil),     // 21: dfs.admin.v1.RemoveMasterReply
+	(*SetServerRequest)(nil),      // 22: dfs.admin.v1.SetServerRequest
+	(*SetServerReply)(nil),        // 23: dfs.admin.v1.SetServerReply
+	(*TransferLeaderRequest)(nil), // 24: dfs.admin.v1.TransferLeaderRequest
+	(*TransferLeaderReply)(nil),   // 25: dfs.admin.v1.TransferLeaderReply
+	(*ConfigRequest)(nil),         // 26: dfs.admin.v1.ConfigRequest
+	(*ConfigReply)(nil),           // 27: dfs.admin.v1.ConfigReply
+	(*Setting)(nil),               // 28: dfs.admin.v1.Setting
+	(*SetConfigRequest)(nil),      // 29: dfs.admin.v1.SetConfigRequest
+	(*SetConfigReply)(nil),        // 30: dfs.admin.v1.SetConfigReply
+	(*BackupRequest)(nil),         // 31: dfs.admin.v1.BackupRequest
+	(*BackupPart)(nil),            // 32: dfs.admin.v1.BackupPart
+	(*CheckRequest)(nil),          // 33: dfs.admin.v1.CheckRequest
+	(*CheckReply)(nil),            // 34: dfs.admin.v1.CheckReply
+	(*Finding)(nil),               // 35: dfs.admin.v1.Finding
+	(*DrillRequest)(nil),          // 36: dfs.admin.v1.DrillRequest
+	(*DrillReply)(nil),            // 37: dfs.admin.v1.DrillReply
+	(*JobsRequest)(nil),           // 38: dfs.admin.v1.JobsRequest
+	(*JobsReply)(nil),             // 39: dfs.admin.v1.JobsReply
+	(*Job)(nil),                   // 40: dfs.admin.v1.Job
+	(*StartJobRequest)(nil),       // 41: dfs.admin.v1.StartJobRequest
+	(*StartJobReply)(nil),         // 42: dfs.admin.v1.StartJobReply
+	(*ControlJobRequest)(nil),     // 43: dfs.admin.v1.ControlJobRequest
+	(*ControlJobReply)(nil),       // 44: dfs.admin.v1.ControlJobReply
 }
 var file_admin_proto_depIdxs = []int32{
-	3,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
-	8,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
-	9,  // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
-	10, // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
-	11, // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
-	12, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
-	7,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
-	6,  // 7: dfs.admin.v1.StatusReply.backlog:type_name -> dfs.admin.v1.Backlog
-	15, // 8: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
-	16, // 9: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
+	4,  // 0: dfs.admin.v1.LocksReply.locks:type_name -> dfs.admin.v1.Lock
+	9,  // 1: dfs.admin.v1.StatusReply.reasons:type_name -> dfs.admin.v1.HealthReason
+	10, // 2: dfs.admin.v1.StatusReply.masters:type_name -> dfs.admin.v1.Master
+	11, // 3: dfs.admin.v1.StatusReply.servers:type_name -> dfs.admin.v1.Server
+	12, // 4: dfs.admin.v1.StatusReply.groups:type_name -> dfs.admin.v1.Group
+	13, // 5: dfs.admin.v1.StatusReply.sessions:type_name -> dfs.admin.v1.Session
+	8,  // 6: dfs.admin.v1.StatusReply.repair:type_name -> dfs.admin.v1.Repair
+	7,  // 7: dfs.admin.v1.StatusReply.backlog:type_name -> dfs.admin.v1.Backlog
+	16, // 8: dfs.admin.v1.WhereReply.extents:type_name -> dfs.admin.v1.WhereExtent
+	17, // 9: dfs.admin.v1.WhereExtent.fragments:type_name -> dfs.admin.v1.WhereFragment
 	0,  // 10: dfs.admin.v1.SetServerRequest.change:type_name -> dfs.admin.v1.SetServerRequest.Change
-	27, // 11: dfs.admin.v1.ConfigReply.settings:type_name -> dfs.admin.v1.Setting
-	34, // 12: dfs.admin.v1.CheckReply.findings:type_name -> dfs.admin.v1.Finding
-	39, // 13: dfs.admin.v1.JobsReply.jobs:type_name -> dfs.admin.v1.Job
-	4,  // 14: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
-	13, // 15: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
-	1,  // 16: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
-	17, // 17: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
-	19, // 18: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
-	21, // 19: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
-	23, // 20: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
-	25, // 21: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
-	28, // 22: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
-	30, // 23: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
-	37, // 24: dfs.admin.v1.Admin.Jobs:input_type -> dfs.admin.v1.JobsRequest
-	35, // 25: dfs.admin.v1.Admin.Drill:input_type -> dfs.admin.v1.DrillRequest
-	32, // 26: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
-	5,  // 27: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
-	14, // 28: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
-	2,  // 29: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
-	18, // 30: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
-	20, // 31: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
-	22, // 32: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
-	24, // 33: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
-	26, // 34: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
-	29, // 35: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
-	31, // 36: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
-	38, // 37: dfs.admin.v1.Admin.Jobs:output_type -> dfs.admin.v1.JobsReply
-	36, // 38: dfs.admin.v1.Admin.Drill:output_type -> dfs.admin.v1.DrillReply
-	33, // 39: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
-	27, // [27:40] is the sub-list for method output_type
-	14, // [14:27] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	28, // 11: dfs.admin.v1.ConfigReply.settings:type_name -> dfs.admin.v1.Setting
+	35, // 12: dfs.admin.v1.CheckReply.findings:type_name -> dfs.admin.v1.Finding
+	40, // 13: dfs.admin.v1.JobsReply.jobs:type_name -> dfs.admin.v1.Job
+	1,  // 14: dfs.admin.v1.ControlJobRequest.change:type_name -> dfs.admin.v1.ControlJobRequest.Change
+	5,  // 15: dfs.admin.v1.Admin.Status:input_type -> dfs.admin.v1.StatusRequest
+	14, // 16: dfs.admin.v1.Admin.Where:input_type -> dfs.admin.v1.WhereRequest
+	2,  // 17: dfs.admin.v1.Admin.Locks:input_type -> dfs.admin.v1.LocksRequest
+	18, // 18: dfs.admin.v1.Admin.AddMaster:input_type -> dfs.admin.v1.AddMasterRequest
+	20, // 19: dfs.admin.v1.Admin.RemoveMaster:input_type -> dfs.admin.v1.RemoveMasterRequest
+	22, // 20: dfs.admin.v1.Admin.SetServer:input_type -> dfs.admin.v1.SetServerRequest
+	24, // 21: dfs.admin.v1.Admin.TransferLeader:input_type -> dfs.admin.v1.TransferLeaderRequest
+	26, // 22: dfs.admin.v1.Admin.Config:input_type -> dfs.admin.v1.ConfigRequest
+	29, // 23: dfs.admin.v1.Admin.SetConfig:input_type -> dfs.admin.v1.SetConfigRequest
+	31, // 24: dfs.admin.v1.Admin.Backup:input_type -> dfs.admin.v1.BackupRequest
+	38, // 25: dfs.admin.v1.Admin.Jobs:input_type -> dfs.admin.v1.JobsRequest
+	41, // 26: dfs.admin.v1.Admin.StartJob:input_type -> dfs.admin.v1.StartJobRequest
+	43, // 27: dfs.admin.v1.Admin.ControlJob:input_type -> dfs.admin.v1.ControlJobRequest
+	36, // 28: dfs.admin.v1.Admin.Drill:input_type -> dfs.admin.v1.DrillRequest
+	33, // 29: dfs.admin.v1.Admin.Check:input_type -> dfs.admin.v1.CheckRequest
+	6,  // 30: dfs.admin.v1.Admin.Status:output_type -> dfs.admin.v1.StatusReply
+	15, // 31: dfs.admin.v1.Admin.Where:output_type -> dfs.admin.v1.WhereReply
+	3,  // 32: dfs.admin.v1.Admin.Locks:output_type -> dfs.admin.v1.LocksReply
+	19, // 33: dfs.admin.v1.Admin.AddMaster:output_type -> dfs.admin.v1.AddMasterReply
+	21, // 34: dfs.admin.v1.Admin.RemoveMaster:output_type -> dfs.admin.v1.RemoveMasterReply
+	23, // 35: dfs.admin.v1.Admin.SetServer:output_type -> dfs.admin.v1.SetServerReply
+	25, // 36: dfs.admin.v1.Admin.TransferLeader:output_type -> dfs.admin.v1.TransferLeaderReply
+	27, // 37: dfs.admin.v1.Admin.Config:output_type -> dfs.admin.v1.ConfigReply
+	30, // 38: dfs.admin.v1.Admin.SetConfig:output_type -> dfs.admin.v1.SetConfigReply
+	32, // 39: dfs.admin.v1.Admin.Backup:output_type -> dfs.admin.v1.BackupPart
+	39, // 40: dfs.admin.v1.Admin.Jobs:output_type -> dfs.admin.v1.JobsReply
+	42, // 41: dfs.admin.v1.Admin.StartJob:output_type -> dfs.admin.v1.StartJobReply
+	44, // 42: dfs.admin.v1.Admin.ControlJob:output_type -> dfs.admin.v1.ControlJobReply
+	37, // 43: dfs.admin.v1.Admin.Drill:output_type -> dfs.admin.v1.DrillReply
+	34, // 44: dfs.admin.v1.Admin.Check:output_type -> dfs.admin.v1.CheckReply
+	30, // [30:45] is the sub-list for method output_type
+	15, // [15:30] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_admin_proto_init() }
@@ -3183,8 +3540,8 @@ func file_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_proto_rawDesc), len(file_admin_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   39,
+			NumEnums:      2,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

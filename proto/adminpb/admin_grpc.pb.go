@@ -32,6 +32,8 @@ const (
 	Admin_SetConfig_FullMethodName      = "/dfs.admin.v1.Admin/SetConfig"
 	Admin_Backup_FullMethodName         = "/dfs.admin.v1.Admin/Backup"
 	Admin_Jobs_FullMethodName           = "/dfs.admin.v1.Admin/Jobs"
+	Admin_StartJob_FullMethodName       = "/dfs.admin.v1.Admin/StartJob"
+	Admin_ControlJob_FullMethodName     = "/dfs.admin.v1.Admin/ControlJob"
 	Admin_Drill_FullMethodName          = "/dfs.admin.v1.Admin/Drill"
 	Admin_Check_FullMethodName          = "/dfs.admin.v1.Admin/Check"
 )
@@ -56,6 +58,10 @@ type AdminClient interface {
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
 	// Jobs lists the long work that the cluster does now.
 	Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.CallOption) (*JobsReply, error)
+	// StartJob begins long work, which goes on when who asked for it is gone.
+	StartJob(ctx context.Context, in *StartJobRequest, opts ...grpc.CallOption) (*StartJobReply, error)
+	// ControlJob pauses, resumes or cancels a job.
+	ControlJob(ctx context.Context, in *ControlJobRequest, opts ...grpc.CallOption) (*ControlJobReply, error)
 	// Drill takes servers or a master away for a while, unless something depends on them.
 	Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (*DrillReply, error)
 	// Check proves that all that is stored is whole, or says what is not.
@@ -189,6 +195,26 @@ func (c *adminClient) Jobs(ctx context.Context, in *JobsRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *adminClient) StartJob(ctx context.Context, in *StartJobRequest, opts ...grpc.CallOption) (*StartJobReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StartJobReply)
+	err := c.cc.Invoke(ctx, Admin_StartJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ControlJob(ctx context.Context, in *ControlJobRequest, opts ...grpc.CallOption) (*ControlJobReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ControlJobReply)
+	err := c.cc.Invoke(ctx, Admin_ControlJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Drill(ctx context.Context, in *DrillRequest, opts ...grpc.CallOption) (*DrillReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrillReply)
@@ -238,6 +264,10 @@ type AdminServer interface {
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
 	// Jobs lists the long work that the cluster does now.
 	Jobs(context.Context, *JobsRequest) (*JobsReply, error)
+	// StartJob begins long work, which goes on when who asked for it is gone.
+	StartJob(context.Context, *StartJobRequest) (*StartJobReply, error)
+	// ControlJob pauses, resumes or cancels a job.
+	ControlJob(context.Context, *ControlJobRequest) (*ControlJobReply, error)
 	// Drill takes servers or a master away for a while, unless something depends on them.
 	Drill(context.Context, *DrillRequest) (*DrillReply, error)
 	// Check proves that all that is stored is whole, or says what is not.
@@ -284,6 +314,12 @@ func (UnimplementedAdminServer) Backup(*BackupRequest, grpc.ServerStreamingServe
 }
 func (UnimplementedAdminServer) Jobs(context.Context, *JobsRequest) (*JobsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Jobs not implemented")
+}
+func (UnimplementedAdminServer) StartJob(context.Context, *StartJobRequest) (*StartJobReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartJob not implemented")
+}
+func (UnimplementedAdminServer) ControlJob(context.Context, *ControlJobRequest) (*ControlJobReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ControlJob not implemented")
 }
 func (UnimplementedAdminServer) Drill(context.Context, *DrillRequest) (*DrillReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drill not implemented")
@@ -503,6 +539,42 @@ func _Admin_Jobs_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_StartJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).StartJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_StartJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).StartJob(ctx, req.(*StartJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ControlJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ControlJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ControlJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ControlJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ControlJob(ctx, req.(*ControlJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_Drill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrillRequest)
 	if err := dec(in); err != nil {
@@ -578,6 +650,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Jobs",
 			Handler:    _Admin_Jobs_Handler,
+		},
+		{
+			MethodName: "StartJob",
+			Handler:    _Admin_StartJob_Handler,
+		},
+		{
+			MethodName: "ControlJob",
+			Handler:    _Admin_ControlJob_Handler,
 		},
 		{
 			MethodName: "Drill",

@@ -326,6 +326,7 @@ type Command struct {
 	//	*Command_SetPresent
 	//	*Command_SetLevel
 	//	*Command_SetConfig
+	//	*Command_PutJob
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -655,6 +656,15 @@ func (x *Command) GetSetConfig() *SetConfig {
 	return nil
 }
 
+func (x *Command) GetPutJob() *PutJob {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutJob); ok {
+			return x.PutJob
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -771,6 +781,10 @@ type Command_SetConfig struct {
 	SetConfig *SetConfig `protobuf:"bytes,41,opt,name=set_config,json=setConfig,proto3,oneof"`
 }
 
+type Command_PutJob struct {
+	PutJob *PutJob `protobuf:"bytes,42,opt,name=put_job,json=putJob,proto3,oneof"`
+}
+
 func (*Command_Create) isCommand_Op() {}
 
 func (*Command_Link) isCommand_Op() {}
@@ -826,6 +840,8 @@ func (*Command_SetPresent) isCommand_Op() {}
 func (*Command_SetLevel) isCommand_Op() {}
 
 func (*Command_SetConfig) isCommand_Op() {}
+
+func (*Command_PutJob) isCommand_Op() {}
 
 type Create struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3015,6 +3031,246 @@ func (x *SetLevel) GetProgram() string {
 	return ""
 }
 
+type PutJob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Kind          uint32                 `protobuf:"varint,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	State         uint32                 `protobuf:"varint,4,opt,name=state,proto3" json:"state,omitempty"`
+	Ino           uint64                 `protobuf:"varint,5,opt,name=ino,proto3" json:"ino,omitempty"`
+	Layout        uint32                 `protobuf:"varint,6,opt,name=layout,proto3" json:"layout,omitempty"`
+	Path          []byte                 `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`
+	Started       *Time                  `protobuf:"bytes,8,opt,name=started,proto3" json:"started,omitempty"`
+	Ended         *Time                  `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"`
+	Counted       bool                   `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
+	Places        []*Place               `protobuf:"bytes,11,rep,name=places,proto3" json:"places,omitempty"`
+	Total         uint64                 `protobuf:"varint,12,opt,name=total,proto3" json:"total,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,13,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Left          uint64                 `protobuf:"varint,14,opt,name=left,proto3" json:"left,omitempty"`
+	Folders       uint64                 `protobuf:"varint,15,opt,name=folders,proto3" json:"folders,omitempty"`
+	Files         uint64                 `protobuf:"varint,16,opt,name=files,proto3" json:"files,omitempty"`
+	Changed       uint64                 `protobuf:"varint,17,opt,name=changed,proto3" json:"changed,omitempty"`
+	Skipped       uint64                 `protobuf:"varint,18,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	Error         []byte                 `protobuf:"bytes,19,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutJob) Reset() {
+	*x = PutJob{}
+	mi := &file_log_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutJob) ProtoMessage() {}
+
+func (x *PutJob) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutJob.ProtoReflect.Descriptor instead.
+func (*PutJob) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PutJob) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PutJob) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PutJob) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *PutJob) GetState() uint32 {
+	if x != nil {
+		return x.State
+	}
+	return 0
+}
+
+func (x *PutJob) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *PutJob) GetLayout() uint32 {
+	if x != nil {
+		return x.Layout
+	}
+	return 0
+}
+
+func (x *PutJob) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *PutJob) GetStarted() *Time {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *PutJob) GetEnded() *Time {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *PutJob) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
+}
+
+func (x *PutJob) GetPlaces() []*Place {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+func (x *PutJob) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *PutJob) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PutJob) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *PutJob) GetFolders() uint64 {
+	if x != nil {
+		return x.Folders
+	}
+	return 0
+}
+
+func (x *PutJob) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *PutJob) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *PutJob) GetSkipped() uint64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *PutJob) GetError() []byte {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Cookie        uint64                 `protobuf:"varint,2,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_log_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_log_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_log_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Place) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *Place) GetCookie() uint64 {
+	if x != nil {
+		return x.Cookie
+	}
+	return 0
+}
+
 var File_log_proto protoreflect.FileDescriptor
 
 const file_log_proto_rawDesc = "" +
@@ -3040,7 +3296,7 @@ const file_log_proto_rawDesc = "" +
 	"\x06record\x18\x04 \x01(\rR\x06record\x12\x1d\n" +
 	"\n" +
 	"record_len\x18\x05 \x01(\rR\trecordLen\x12\x14\n" +
-	"\x05start\x18\x06 \x01(\rR\x05start\"\xd5\f\n" +
+	"\x05start\x18\x06 \x01(\rR\x05start\"\x84\r\n" +
 	"\aCommand\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
@@ -3081,7 +3337,8 @@ const file_log_proto_rawDesc = "" +
 	"setPresent\x123\n" +
 	"\tset_level\x18( \x01(\v2\x14.dfs.log.v1.SetLevelH\x00R\bsetLevel\x126\n" +
 	"\n" +
-	"set_config\x18) \x01(\v2\x15.dfs.log.v1.SetConfigH\x00R\tsetConfigB\x04\n" +
+	"set_config\x18) \x01(\v2\x15.dfs.log.v1.SetConfigH\x00R\tsetConfig\x12-\n" +
+	"\aput_job\x18* \x01(\v2\x12.dfs.log.v1.PutJobH\x00R\x06putJobB\x04\n" +
 	"\x02op\"\xca\x01\n" +
 	"\x06Create\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\x04R\x06parent\x12\x12\n" +
@@ -3255,7 +3512,31 @@ const file_log_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value\":\n" +
 	"\bSetLevel\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x18\n" +
-	"\aprogram\x18\x02 \x01(\tR\aprogramB\x11Z\x0fdfs/proto/logpbb\x06proto3"
+	"\aprogram\x18\x02 \x01(\tR\aprogram\"\xef\x03\n" +
+	"\x06PutJob\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\rR\x04kind\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\rR\x05state\x12\x10\n" +
+	"\x03ino\x18\x05 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06layout\x18\x06 \x01(\rR\x06layout\x12\x12\n" +
+	"\x04path\x18\a \x01(\fR\x04path\x12*\n" +
+	"\astarted\x18\b \x01(\v2\x10.dfs.log.v1.TimeR\astarted\x12&\n" +
+	"\x05ended\x18\t \x01(\v2\x10.dfs.log.v1.TimeR\x05ended\x12\x18\n" +
+	"\acounted\x18\n" +
+	" \x01(\bR\acounted\x12)\n" +
+	"\x06places\x18\v \x03(\v2\x11.dfs.log.v1.PlaceR\x06places\x12\x14\n" +
+	"\x05total\x18\f \x01(\x04R\x05total\x12\x14\n" +
+	"\x05bytes\x18\r \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04left\x18\x0e \x01(\x04R\x04left\x12\x18\n" +
+	"\afolders\x18\x0f \x01(\x04R\afolders\x12\x14\n" +
+	"\x05files\x18\x10 \x01(\x04R\x05files\x12\x18\n" +
+	"\achanged\x18\x11 \x01(\x04R\achanged\x12\x18\n" +
+	"\askipped\x18\x12 \x01(\x04R\askipped\x12\x14\n" +
+	"\x05error\x18\x13 \x01(\fR\x05error\"1\n" +
+	"\x05Place\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06cookie\x18\x02 \x01(\x04R\x06cookieB\x11Z\x0fdfs/proto/logpbb\x06proto3"
 
 var (
 	file_log_proto_rawDescOnce sync.Once
@@ -3269,7 +3550,7 @@ func file_log_proto_rawDescGZIP() []byte {
 	return file_log_proto_rawDescData
 }
 
-var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_log_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_log_proto_goTypes = []any{
 	(*Batch)(nil),        // 0: dfs.log.v1.Batch
 	(*Time)(nil),         // 1: dfs.log.v1.Time
@@ -3309,6 +3590,8 @@ var file_log_proto_goTypes = []any{
 	(*RemoveMaster)(nil), // 35: dfs.log.v1.RemoveMaster
 	(*SetConfig)(nil),    // 36: dfs.log.v1.SetConfig
 	(*SetLevel)(nil),     // 37: dfs.log.v1.SetLevel
+	(*PutJob)(nil),       // 38: dfs.log.v1.PutJob
+	(*Place)(nil),        // 39: dfs.log.v1.Place
 }
 var file_log_proto_depIdxs = []int32{
 	4,  // 0: dfs.log.v1.Batch.commands:type_name -> dfs.log.v1.Command
@@ -3342,25 +3625,29 @@ var file_log_proto_depIdxs = []int32{
 	22, // 28: dfs.log.v1.Command.set_present:type_name -> dfs.log.v1.SetPresent
 	37, // 29: dfs.log.v1.Command.set_level:type_name -> dfs.log.v1.SetLevel
 	36, // 30: dfs.log.v1.Command.set_config:type_name -> dfs.log.v1.SetConfig
-	1,  // 31: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
-	1,  // 32: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
-	15, // 33: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
-	16, // 34: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
-	13, // 35: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
-	3,  // 36: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
-	1,  // 37: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
-	1,  // 38: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
-	3,  // 39: dfs.log.v1.FileCommit.was:type_name -> dfs.log.v1.Extent
-	17, // 40: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
-	17, // 41: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
-	1,  // 42: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
-	31, // 43: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
-	32, // 44: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	38, // 31: dfs.log.v1.Command.put_job:type_name -> dfs.log.v1.PutJob
+	1,  // 32: dfs.log.v1.SetAttr.atime:type_name -> dfs.log.v1.Time
+	1,  // 33: dfs.log.v1.SetAttr.mtime:type_name -> dfs.log.v1.Time
+	15, // 34: dfs.log.v1.Commit.files:type_name -> dfs.log.v1.FileCommit
+	16, // 35: dfs.log.v1.Commit.chunks:type_name -> dfs.log.v1.ChunkCommit
+	13, // 36: dfs.log.v1.Replay.commit:type_name -> dfs.log.v1.Commit
+	3,  // 37: dfs.log.v1.FileCommit.extents:type_name -> dfs.log.v1.Extent
+	1,  // 38: dfs.log.v1.FileCommit.mtime:type_name -> dfs.log.v1.Time
+	1,  // 39: dfs.log.v1.FileCommit.ctime:type_name -> dfs.log.v1.Time
+	3,  // 40: dfs.log.v1.FileCommit.was:type_name -> dfs.log.v1.Extent
+	17, // 41: dfs.log.v1.SetLock.lock:type_name -> dfs.log.v1.Lock
+	17, // 42: dfs.log.v1.PutLocks.locks:type_name -> dfs.log.v1.Lock
+	1,  // 43: dfs.log.v1.Access.times:type_name -> dfs.log.v1.Time
+	31, // 44: dfs.log.v1.PutMap.servers:type_name -> dfs.log.v1.Server
+	32, // 45: dfs.log.v1.PutMap.acting:type_name -> dfs.log.v1.Acting
+	1,  // 46: dfs.log.v1.PutJob.started:type_name -> dfs.log.v1.Time
+	1,  // 47: dfs.log.v1.PutJob.ended:type_name -> dfs.log.v1.Time
+	39, // 48: dfs.log.v1.PutJob.places:type_name -> dfs.log.v1.Place
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_log_proto_init() }
@@ -3397,6 +3684,7 @@ func file_log_proto_init() {
 		(*Command_SetPresent)(nil),
 		(*Command_SetLevel)(nil),
 		(*Command_SetConfig)(nil),
+		(*Command_PutJob)(nil),
 	}
 	file_log_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
@@ -3405,7 +3693,7 @@ func file_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_log_proto_rawDesc), len(file_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"dfs"
 	chunkserver "dfs/chunk/server"
 	"dfs/client"
 	"dfs/gossip"
@@ -55,6 +56,8 @@ type Options struct {
 	BackupEvery    time.Duration // 0: the masters' default
 	ScrubEvery     time.Duration // 0: the chunk servers' default
 	Tick           time.Duration // of Raft; 0: its default
+	// Moving is told of each file before a master moves its bytes; nil: nobody is.
+	Moving func(ctx context.Context, ino dfs.Ino) error
 	// Mem has networks and disks in memory, so that all can be in a bubble
 	// of testing/synctest, where time is virtual.
 	Mem bool
@@ -221,6 +224,10 @@ func (c *Cluster) startMaster(m *master) {
 	l, transport := c.listen(m.addr)
 	cfg := metaserver.Config{
 		Name: m.name, Dir: m.dir, FS: m.fs, Listen: m.addr, Listener: l, Dialer: c.dialer(m.name), Clock: c.clock(),
+		Mover: func(ctx context.Context, masters []string) (metaserver.Mover, error) {
+			fs, err := client.Dial(ctx, client.Config{Masters: masters, Host: m.name, Dialer: c.dialer(m.name), Clock: c.clock(), Logger: c.logger.With("node", m.name)})
+			return mover{fs, c.o.Moving}, err
+		},
 		GossipListen: "127.0.0.1:0", GossipTransport: transport, Expected: c.o.Masters,
 		SessionTTL: c.o.SessionTTL, DropWait: c.o.DropWait, RepairAfter: c.o.RepairAfter, BackupEvery: c.o.BackupEvery, ReclaimEvery: c.o.ReclaimEvery, Tick: c.o.Tick, Version: "test", Logger: c.logger.With("node", m.name),
 	}
@@ -240,6 +247,21 @@ func (c *Cluster) startMaster(m *master) {
 		c.t.Fatalf("%s: %v", m.name, err)
 	}
 	m.server = s
+}
+
+// mover is the client of a master that moves bytes.
+type mover struct {
+	*client.FS
+	moving func(ctx context.Context, ino dfs.Ino) error
+}
+
+func (m mover) Convert(ctx context.Context, ino dfs.Ino, layout dfs.Layout, progress func(uint64)) (dfs.Moved, error) {
+	if m.moving != nil {
+		if err := m.moving(ctx, ino); err != nil {
+			return dfs.Moved{}, err
+		}
+	}
+	return m.FS.Convert(ctx, ino, layout, progress)
 }
 
 func (c *Cluster) startChunk(s *chunk) {

@@ -92,11 +92,11 @@ func TestFilesAreConvertedWhileTheyAreWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			before[name] = attr
-			if moved, err := mover.Convert(ctx, attr.Ino, layout); err != nil || moved.Left > 0 || moved.Bytes != uint64(len(files[name])) {
+			if moved, err := mover.Convert(ctx, attr.Ino, layout, nil); err != nil || moved.Left > 0 || moved.Bytes != uint64(len(files[name])) {
 				t.Fatalf("%s: %+v, %v", name, moved, err)
 			}
 		}
-		if _, err := mover.Convert(ctx, f.Ino(), layout); err != nil {
+		if _, err := mover.Convert(ctx, f.Ino(), layout, nil); err != nil {
 			t.Fatal(err)
 		}
 		close(stop)
@@ -104,7 +104,7 @@ func TestFilesAreConvertedWhileTheyAreWritten(t *testing.T) {
 		if err := f.Fsync(ctx, false); err != nil {
 			t.Fatal(err)
 		}
-		if moved, err := mover.Convert(ctx, f.Ino(), layout); err != nil || moved.Left > 0 {
+		if moved, err := mover.Convert(ctx, f.Ino(), layout, nil); err != nil || moved.Left > 0 {
 			t.Fatalf("busy: %+v, %v", moved, err)
 		}
 		if err := mover.Close(); err != nil {
