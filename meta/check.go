@@ -29,25 +29,83 @@ func (p Problem) String() string {
 const ProblemsMax = 1000
 
 // Check reads the whole table and answers what is wrong with it: rows that
-// contradict each other, or that cannot be read. It keeps a few words for each
-// inode and chunk in memory.
+// contradict each other, or that cannot be read. It keeps about 100 bytes for each
+// inode in memory, and as much for each chunk.
 func Check(r Reader) []Problem { return check(NewView(r)) }
 
-// facts is what other rows say of an inode, and what its own row says.
+// facts is what other rows say of an inode, and what its own row says. There is one for each
+// inode, so it is small and has no pointers.
 type facts struct {
-	in                  inode // without target
-	orphan              bool
-	names, entries, sub uint64
-	alloc, end          uint64 // by its extents
-	xattrs              uint64
-	flags               uint32 // that its xattrs call for
-	reached             bool   // a walk up from here ends at the root
+	ino, parent, body dfs.Ino // body as in the row: 0 is its own number
+	size, has         uint64  // has: bytes in extents, by the row
+	alloc, end        uint64  // by its extents
+
+	mode, nlink, flags, xattrBytes uint32
+	names, entries, sub            uint32
+	xattrs, wants                  uint32 // wants: flags that its xattrs call for
+	orphan, reached                bool   // reached: a walk up from here ends at the root
+}
+
+func (f *facts) is(kind uint32) bool { return f.mode&dfs.TypeMask == kind }
+
+// factsSlab is how many of them are allocated at once, so that a table which grows is not copied.
+const factsSlab = 4096
+
+// factTable is the facts of all inodes in order of their numbers.
+type factTable struct {
+	slabs [][]facts
+	last  *facts // that was found last: rows of one inode lie together
+}
+
+// add takes the next one.
+func (t *factTable) add(f facts) {
+	if n := len(t.slabs); n == 0 || len(t.slabs[n-1]) == factsSlab {
+		t.slabs = append(t.slabs, make([]facts, 0, factsSlab))
+	}
+	at := &t.slabs[len(t.slabs)-1]
+	*at = append(*at, f)
+}
+
+// get finds an inode's; nil when it has no row.
+func (t *factTable) get(ino dfs.Ino) *facts {
+	if t.last != nil && t.last.ino == ino {
+		return t.last
+	}
+	i, found := slices.BinarySearchFunc(t.slabs, ino, func(s []facts, ino dfs.Ino) int { return cmp.Compare(s[0].ino, ino) })
+	if !found {
+		i--
+	}
+	if i < 0 {
+		return nil
+	}
+	j, found := slices.BinarySearchFunc(t.slabs[i], ino, func(f facts, ino dfs.Ino) int { return cmp.Compare(f.ino, ino) })
+	if !found {
+		return nil
+	}
+	t.last = &t.slabs[i][j]
+	return t.last
+}
+
+// each calls fn for all.
+func (t *factTable) each(fn func(*facts)) {
+	for _, slab := range t.slabs {
+		for i := range slab {
+			fn(&slab[i])
+		}
+	}
+}
+
+func (t *factTable) len() int {
+	if len(t.slabs) == 0 {
+		return 0
+	}
+	return (len(t.slabs)-1)*factsSlab + len(t.slabs[len(t.slabs)-1])
 }
 
 type checker struct {
 	v        View
-	inodes   map[dfs.Ino]*facts
-	bodies   map[uint64]*facts
+	inodes   factTable
+	bodies   map[uint64]dfs.Ino // of inodes that keep their extents under another number
 	chunks   map[dfs.ChunkID]*chunk
 	live     map[dfs.ChunkID]uint64
 	groups   map[dfs.PG]uint64
@@ -94,7 +152,7 @@ func (c *checker) each(kind byte, numbers int, fn func(k, b []byte) error) {
 
 func check(v View) []Problem {
 	c := &checker{
-		v: v, inodes: make(map[dfs.Ino]*facts), bodies: make(map[uint64]*facts), chunks: make(map[dfs.ChunkID]*chunk),
+		v: v, bodies: make(map[uint64]dfs.Ino), chunks: make(map[dfs.ChunkID]*chunk),
 		live: make(map[dfs.ChunkID]uint64), groups: make(map[dfs.PG]uint64), sessions: make(map[dfs.SessionID]*Session),
 	}
 	is, err := v.Bootstrapped()
@@ -156,18 +214,26 @@ func (c *checker) readInodes() {
 		if in.Alloc > 0 && !in.IsFile() {
 			c.ino(ino, "mode %o has %d bytes", in.Mode, in.Alloc)
 		}
-		in.target = ""
-		f := &facts{in: *in}
-		c.inodes[ino] = f
-		if other := c.bodies[in.bodyOf()]; other != nil {
-			c.ino(ino, "has the same body as inode %d", other.in.Ino)
+		c.inodes.add(facts{
+			ino: ino, parent: in.parent, body: in.body, size: in.Size, has: in.Alloc,
+			mode: in.Mode, nlink: in.Nlink, flags: in.Flags, xattrBytes: in.XattrBytes,
+		})
+		if in.body != 0 {
+			if other, ok := c.bodies[uint64(in.body)]; ok {
+				c.ino(ino, "has the same body as inode %d", other)
+			}
+			c.bodies[uint64(in.body)] = ino
 		}
-		c.bodies[in.bodyOf()] = f
 		return nil
 	})
+	for body, ino := range c.bodies {
+		if other := c.inodes.get(dfs.Ino(body)); other != nil && other.body == 0 {
+			c.ino(max(ino, other.ino), "has the same body as inode %d", min(ino, other.ino))
+		}
+	}
 	c.each(kindOrphan, 1, func(k, b []byte) error {
 		ino := dfs.Ino(number(k, 0))
-		if f := c.inodes[ino]; f == nil {
+		if f := c.inodes.get(ino); f == nil {
 			c.ino(ino, "is an orphan without a row")
 		} else {
 			f.orphan = true
@@ -199,24 +265,25 @@ func (c *checker) dentry(dir dfs.Ino, e dentry, hash uint64) {
 	if c.v.hash(e.name) != hash {
 		c.ino(dir, "keeps %q under hash %x", e.name, hash)
 	}
-	d, f := c.inodes[dir], c.inodes[e.ino]
-	if d == nil || !d.in.IsDir() {
+	d := c.inodes.get(dir)
+	if d == nil || !d.is(dfs.TypeDir) {
 		c.ino(dir, "is no folder and has entry %q", e.name)
 		return
 	}
 	d.entries++
+	f := c.inodes.get(e.ino)
 	if f == nil {
 		c.ino(dir, "entry %q leads to inode %d, which has no row", e.name, e.ino)
 		return
 	}
 	f.names++
-	if f.in.Type() != e.mode {
-		c.ino(dir, "entry %q says type %o, inode %d is %o", e.name, e.mode, e.ino, f.in.Mode)
+	if !f.is(e.mode) {
+		c.ino(dir, "entry %q says type %o, inode %d is %o", e.name, e.mode, e.ino, f.mode)
 	}
-	if f.in.IsDir() {
+	if f.is(dfs.TypeDir) {
 		d.sub++
-		if f.in.parent != dir {
-			c.ino(e.ino, "is in folder %d and says that its parent is %d", dir, f.in.parent)
+		if f.parent != dir {
+			c.ino(e.ino, "is in folder %d and says that its parent is %d", dir, f.parent)
 		}
 	}
 }
@@ -227,13 +294,18 @@ func (c *checker) readExtents() {
 		if err != nil {
 			return err
 		}
-		f := c.bodies[number(k, 0)]
-		if f == nil {
+		ino := dfs.Ino(number(k, 0))
+		other, elsewhere := c.bodies[uint64(ino)]
+		if elsewhere {
+			ino = other
+		}
+		f := c.inodes.get(ino)
+		if f == nil || f.body != 0 && !elsewhere {
 			c.other("extent of body %d, which is no inode's", number(k, 0))
 			return nil
 		}
 		if e.Off < f.end {
-			c.ino(f.in.Ino, "extents overlap at offset %d", e.Off)
+			c.ino(f.ino, "extents overlap at offset %d", e.Off)
 		}
 		f.alloc += uint64(e.Len)
 		f.end = e.End()
@@ -248,77 +320,70 @@ func (c *checker) readXattrs() {
 		if _, err := decodeXattr(b); err != nil {
 			return err
 		}
-		if f := c.inodes[ino]; f == nil {
+		if f := c.inodes.get(ino); f == nil {
 			c.ino(ino, "has xattr %q and no row", k[9:])
 		} else {
-			f.xattrs += uint64(len(k) - 9 + 1)
-			f.flags |= xattrFlag(string(k[9:]))
+			f.xattrs += uint32(len(k) - 9 + 1)
+			f.wants |= xattrFlag(string(k[9:]))
 		}
 		return nil
 	})
 }
 
 func (c *checker) judgeInodes() {
-	numbers := make([]dfs.Ino, 0, len(c.inodes))
-	for ino := range c.inodes {
-		numbers = append(numbers, ino)
-	}
-	slices.Sort(numbers)
-	root := c.inodes[dfs.RootIno]
-	if root == nil || !root.in.IsDir() || root.in.parent != dfs.RootIno || root.names != 0 {
+	root := c.inodes.get(dfs.RootIno)
+	if root == nil || !root.is(dfs.TypeDir) || root.parent != dfs.RootIno || root.names != 0 {
 		c.other("there is no root folder")
 		return
 	}
 	root.names, root.reached = 1, true // it stays without a name
-	for _, ino := range numbers {
-		f := c.inodes[ino]
+	c.inodes.each(func(f *facts) {
 		c.sum.files++
-		c.sum.bytes += int64(f.in.Alloc)
+		c.sum.bytes += int64(f.has)
 		if f.orphan {
 			c.sum.orphans++
 		}
 		c.judgeInode(f)
-	}
+	})
 }
 
 func (c *checker) judgeInode(f *facts) {
-	in := &f.in
 	links := f.names
-	if in.IsDir() {
-		if in.Size != f.entries {
-			c.ino(in.Ino, "size is %d, it has %d entries", in.Size, f.entries)
+	if f.is(dfs.TypeDir) {
+		if f.size != uint64(f.entries) {
+			c.ino(f.ino, "size is %d, it has %d entries", f.size, f.entries)
 		}
 		if f.names > 1 {
-			c.ino(in.Ino, "folder with %d names", f.names)
+			c.ino(f.ino, "folder with %d names", f.names)
 		}
 		if f.names > 0 {
 			links = 2 + f.sub
 			if !c.reaches(f) {
-				c.ino(in.Ino, "folder is not below the root")
+				c.ino(f.ino, "folder is not below the root")
 			}
 		}
 	}
-	if uint64(in.Nlink) != links {
-		c.ino(in.Ino, "nlink is %d, should be %d", in.Nlink, links)
+	if f.nlink != links {
+		c.ino(f.ino, "nlink is %d, should be %d", f.nlink, links)
 	}
 	if f.orphan != (f.names == 0) {
-		c.ino(in.Ino, "has %d names, orphan: %v", f.names, f.orphan)
+		c.ino(f.ino, "has %d names, orphan: %v", f.names, f.orphan)
 	}
-	if in.Alloc != f.alloc {
-		c.ino(in.Ino, "alloc is %d, extents have %d bytes", in.Alloc, f.alloc)
+	if f.has != f.alloc {
+		c.ino(f.ino, "alloc is %d, extents have %d bytes", f.has, f.alloc)
 	}
-	if f.end > in.Size && !in.IsDir() {
-		c.ino(in.Ino, "size is %d, extents end at %d", in.Size, f.end)
+	if f.end > f.size && !f.is(dfs.TypeDir) {
+		c.ino(f.ino, "size is %d, extents end at %d", f.size, f.end)
 	}
 	const flags = dfs.FlagAccessACL | dfs.FlagDefaultACL | dfs.FlagCapability
-	if in.Flags&flags != f.flags && !f.orphan {
-		c.ino(in.Ino, "flags are %x, its xattrs want %x", in.Flags, f.flags)
+	if f.flags&flags != f.wants && !f.orphan {
+		c.ino(f.ino, "flags are %x, its xattrs want %x", f.flags, f.wants)
 	}
-	if in.Flags&dfs.FlagTmpfile != 0 && !f.orphan {
-		c.ino(in.Ino, "has a name, and says that it was never given one")
+	if f.flags&dfs.FlagTmpfile != 0 && !f.orphan {
+		c.ino(f.ino, "has a name, and says that it was never given one")
 	}
-	if uint64(in.XattrBytes) != f.xattrs && !f.orphan { // a reap may have stopped between them
-		c.ino(in.Ino, "says %d bytes of xattr names, has %d", in.XattrBytes, f.xattrs)
+	if f.xattrBytes != f.xattrs && !f.orphan { // a reap may have stopped between them
+		c.ino(f.ino, "says %d bytes of xattr names, has %d", f.xattrBytes, f.xattrs)
 	}
 }
 
@@ -326,9 +391,9 @@ func (c *checker) judgeInode(f *facts) {
 func (c *checker) reaches(f *facts) bool {
 	var way []*facts
 	at := f
-	for at != nil && !at.reached && len(way) <= len(c.inodes) {
+	for at != nil && !at.reached && len(way) <= c.inodes.len() {
 		way = append(way, at)
-		at = c.inodes[at.in.parent]
+		at = c.inodes.get(at.parent)
 	}
 	if at == nil || !at.reached {
 		return false

@@ -1,6 +1,9 @@
 package meta
 
 import (
+	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,6 +76,44 @@ func TestProblemsSayWhatTheyAreAbout(t *testing.T) {
 	for _, p := range []Problem{{Ino: 5, Text: "x"}, {Chunk: 5, Text: "x"}, {Text: "x"}} {
 		if s := p.String(); !strings.HasSuffix(s, "x") || (len(s) > 1) != (p.Ino+dfs.Ino(p.Chunk) > 0) {
 			t.Error(s)
+		}
+	}
+}
+
+// TestCheckOfManyInodesTakesLittleMemory: of each it keeps a few numbers, which are found by
+// search, and damage is found wherever it is.
+func TestCheckOfManyInodesTakesLittleMemory(t *testing.T) {
+	if size := reflect.TypeFor[facts]().Size(); size > 112 {
+		t.Errorf("%d bytes for each inode, at most 112 are wanted", size)
+	}
+	b := newBench(t)
+	const files = 2*factsSlab + 10
+	var all []uint64
+	for left := (Range{}); len(all) < files; left.From++ {
+		if left.From == left.To {
+			left = b.do(&GrantIDs{Inodes: true}).Inodes
+		}
+		b.do(&Create{Parent: 1, Name: fmt.Sprint(left.From), Ino: dfs.Ino(left.From), Mode: dfs.TypeFile | 0o644})
+		all = append(all, left.From)
+	}
+	b.check()
+	for _, i := range []int{0, 1, factsSlab - 2, factsSlab - 1, factsSlab, factsSlab + 1, files - 1} {
+		k := key1(kindInode, all[i])
+		v, err := b.table.Get(k)
+		if err != nil || v == nil {
+			t.Fatalf("inode %d: %x, %v", all[i], v, err)
+		}
+		if err := b.table.Delete(k); err != nil {
+			t.Fatal(err)
+		}
+		found := check(b.view())
+		if !slices.ContainsFunc(found, func(p Problem) bool {
+			return strings.Contains(p.Text, fmt.Sprintf("inode %d, which has no row", all[i]))
+		}) {
+			t.Errorf("that inode %d is gone is not found: %v", all[i], found)
+		}
+		if err := b.table.Set(k, v); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func VerifyBackup(in io.Reader, scratch string) (c Checked, err error) {
 		return c, fmt.Errorf("%s is there already", scratch)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	rows, err := store.Open(disk.OS(), scratch, nil)
+	rows, err := store.OpenSmall(disk.OS(), scratch)
 	if err != nil {
 		return c, err
 	}
@@ -122,7 +122,7 @@ func RestoreBackup(in io.Reader, o RestoreOptions) (c Checked, err error) {
 }
 
 func (c *Checked) restore(in io.Reader, o RestoreOptions, node dfs.NodeID) (err error) {
-	rows, err := store.Open(disk.OS(), filepath.Join(o.Dir, replica.RowsDir), nil)
+	rows, err := store.OpenSmall(disk.OS(), filepath.Join(o.Dir, replica.RowsDir))
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,12 @@ const (
 	memtables     = 4
 )
 
+// Those of a store that is read from end to end only, where to keep rows is of no use.
+const (
+	smallCacheBytes    = 8 << 20
+	smallMemtableBytes = 8 << 20
+)
+
 // The folder of a store holds Pebble's folder, and while a snapshot is installed
 // the one that comes and the one that goes.
 const (
@@ -100,6 +106,7 @@ type Store struct {
 	fs      disk.FS
 	dir     string
 	logger  *slog.Logger
+	small   bool          // little is kept in memory
 	flushed atomic.Uint64 // index up to which the rows survive a crash
 
 	mu       sync.RWMutex
@@ -111,6 +118,13 @@ type Store struct {
 // Open opens the store in a folder, and makes it when it is not there. The rows
 // are at Position, perhaps earlier than they were when the process died.
 func Open(fs disk.FS, dir string, logger *slog.Logger) (*Store, error) {
+	return open(fs, dir, logger, false)
+}
+
+// OpenSmall is Open for who reads all rows once, in order, and wants little memory used.
+func OpenSmall(fs disk.FS, dir string) (*Store, error) { return open(fs, dir, nil, true) }
+
+func open(fs disk.FS, dir string, logger *slog.Logger, small bool) (*Store, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
@@ -120,7 +134,7 @@ func Open(fs disk.FS, dir string, logger *slog.Logger) (*Store, error) {
 	if err := finishInstall(fs, dir); err != nil {
 		return nil, err
 	}
-	s := &Store{fs: fs, dir: dir, logger: logger}
+	s := &Store{fs: fs, dir: dir, logger: logger, small: small}
 	db, err := s.open()
 	if err != nil {
 		return nil, err
@@ -146,13 +160,17 @@ func finishInstall(fs disk.FS, dir string) error {
 }
 
 func (s *Store) open() (*pebble.DB, error) {
-	cache := pebble.NewCache(CacheBytes)
+	cacheBytes, memtable := int64(CacheBytes), uint64(memtableBytes)
+	if s.small {
+		cacheBytes, memtable = smallCacheBytes, smallMemtableBytes
+	}
+	cache := pebble.NewCache(cacheBytes)
 	defer cache.Unref() // the DB holds its own reference
 	opts := &pebble.Options{
 		FS:                          pebbleFS(s.fs),
 		Cache:                       cache,
 		DisableWAL:                  true, // the Raft log is replayed instead
-		MemTableSize:                memtableBytes,
+		MemTableSize:                memtable,
 		MemTableStopWritesThreshold: memtables,
 		FormatMajorVersion:          pebble.FormatNewest,
 		Logger:                      pebbleLogger{s.logger},
