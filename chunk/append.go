@@ -80,6 +80,9 @@ func (s *Store) submit(r Record, done func(end uint32, err error)) (loop func())
 		return nil
 	}
 	c, err := s.obtain(r)
+	if err == nil {
+		err = c.volume.answers()
+	}
 	if err != nil {
 		done(0, err)
 		return nil

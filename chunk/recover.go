@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -30,7 +31,8 @@ func (s *Store) recover() error {
 		wg.Go(func() {
 			window := make([]byte, scanBytes)
 			for j := range jobs {
-				if err := s.load(j.volume, j.shard, j.name, window); err != nil {
+				err := s.load(j.volume, j.shard, j.name, window)
+				if err != nil && !s.goOn(j.volume, err) {
 					mu.Lock()
 					failed = errors.Join(failed, err)
 					mu.Unlock()
@@ -56,6 +58,9 @@ func (s *Store) walk(fn func(v *volume, shard, name string)) error {
 			if err == nil && len(list) > 0 {
 				err = v.fs.SyncDir(dir)
 			}
+			if err != nil && s.goOn(v, err) {
+				break
+			}
 			if err != nil {
 				return err
 			}
@@ -65,6 +70,19 @@ func (s *Store) walk(fn func(v *volume, shard, name string)) error {
 		}
 	}
 	return nil
+}
+
+// goOn lets the store be opened without the rest of a data folder whose disk fails, if there is
+// another one.
+func (s *Store) goOn(v *volume, err error) bool {
+	others := slices.ContainsFunc(s.volumes, func(o *volume) bool { return o != v && !o.broken.Load() })
+	if !unreadable(err) || !others {
+		return false
+	}
+	if !v.broken.Swap(true) {
+		s.logger.Error("data folder cannot be read: going on without it", "dir", v.dir, "err", err)
+	}
+	return true
 }
 
 // load takes a fragment file into the store. What is wrong with the file is not an

@@ -32,7 +32,7 @@ func (s *Store) Restore(l Lost, next func() (record.Header, []byte, error)) erro
 	}
 	old := s.find(l.Chunk)
 	var v *volume
-	if old != nil && !old.volume.failed.Load() {
+	if old != nil && old.volume.works() {
 		v = old.volume
 	} else {
 		var err error

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"dfs"
@@ -40,6 +41,7 @@ type Config struct {
 	Reserve uint64        // bytes of each disk that appends leave free; 0: a twentieth of it, at most 1 GiB
 	Logger  *slog.Logger  // nil: none
 
+	HangAfter    time.Duration // an operation of a disk that takes longer hangs; 0: 10 s
 	FilesMax     int           // fragment files kept open; 0: 1024
 	LookInterval time.Duration // between looks at the free space; 0: 1 s
 }
@@ -49,6 +51,7 @@ type Config struct {
 type Store struct {
 	logger  *slog.Logger
 	volumes []*volume
+	broken  []string // data folders that could not be read, and are not in volumes
 	files   files
 	heads   record.Cache
 	stats   counters
@@ -110,7 +113,10 @@ func Open(cfg Config) (*Store, error) {
 		s.unlock()
 		return nil, err
 	}
-	s.wg.Go(func() { s.look(cmp.Or(cfg.LookInterval, lookInterval)) })
+	for _, v := range s.volumes {
+		s.wg.Go(func() { s.look(v, cmp.Or(cfg.LookInterval, lookInterval)) })
+	}
+	s.wg.Go(func() { s.watch(cmp.Or(cfg.LookInterval, lookInterval), cmp.Or(cfg.HangAfter, hangAfter)) })
 	return s, nil
 }
 
@@ -126,7 +132,10 @@ func (s *Store) openVolumes(cfg Config) error {
 		if slices.ContainsFunc(cfg.Dirs[:i], func(d string) bool { return path.Clean(d) == dir }) {
 			return fmt.Errorf("data folder %s is given twice", dir)
 		}
-		v, ok, err := openVolume(cfg.FS, dir)
+		v, ok, err := openVolume(disk.NewWatch(cfg.FS), dir)
+		if s.leaveOut(dir, err, len(cfg.Dirs)) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -145,6 +154,9 @@ func (s *Store) openVolumes(cfg Config) error {
 		node = v.id.Node
 		cluster = cmp.Or(cluster, v.id.Cluster)
 	}
+	if node == 0 && len(s.broken) > 0 {
+		return fmt.Errorf("data folders %v cannot be read, and the others do not tell whose they are", s.broken)
+	}
 	if node == 0 {
 		node = dfs.NodeID(randomID())
 	}
@@ -154,15 +166,22 @@ func (s *Store) openVolumes(cfg Config) error {
 			return err
 		}
 	}
-	for _, v := range s.volumes {
+	for _, v := range slices.Clone(s.volumes) {
+		var err error
 		if v.id.Cluster != cluster {
 			id := v.id
 			id.Cluster = cluster
-			if err := v.format(id); err != nil {
-				return err
-			}
+			err = v.format(id)
 		}
-		if err := errors.Join(v.makeShards(), v.look()); err != nil {
+		if err == nil {
+			err = errors.Join(v.makeShards(), v.look())
+		}
+		if s.leaveOut(v.dir, err, len(s.volumes)) {
+			_ = v.lock.Close() // it cannot be read: nor, perhaps, closed
+			s.volumes = slices.DeleteFunc(s.volumes, func(o *volume) bool { return o == v })
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("data folder %s: %w", v.dir, err)
 		}
 		if v.reserve == 0 {
@@ -170,6 +189,28 @@ func (s *Store) openVolumes(cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// leaveOut goes on without a data folder whose disk fails, when it is not the last one. What it
+// held is missed, and made anew in the others.
+func (s *Store) leaveOut(dir string, err error, folders int) bool {
+	if !unreadable(err) || folders-len(s.broken) < 2 {
+		return false
+	}
+	s.logger.Error("data folder cannot be read: going on without it", "dir", dir, "err", err)
+	s.broken = append(s.broken, dir)
+	return true
+}
+
+// unreadable reports whether an error is of a disk that fails, and not of a folder that is none
+// of ours.
+func unreadable(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.EROFS, syscall.ENOTCONN, syscall.ESTALE, syscall.ETIMEDOUT, syscall.EUCLEAN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // randomID is never zero.
@@ -282,8 +323,10 @@ func (s *Store) Chunks() []dfs.ChunkID {
 // that holds two data folders counts twice.
 func (s *Store) Usage() (total, free uint64) {
 	for _, v := range s.volumes {
-		if !v.failed.Load() {
+		if !v.failed.Load() && !v.broken.Load() {
 			total += v.total.Load()
+		}
+		if v.works() {
 			free += uint64(max(v.spare(), 0))
 		}
 	}
@@ -292,8 +335,14 @@ func (s *Store) Usage() (total, free uint64) {
 
 // Check says why the store cannot do its work, nil when it can.
 func (s *Store) Check() error {
+	if len(s.broken) > 0 {
+		return fmt.Errorf("data folder %s cannot be read", s.broken[0])
+	}
 	for _, v := range s.volumes {
-		if v.failed.Load() {
+		if v.hung.Load() {
+			return fmt.Errorf("the disk of data folder %s does not answer", v.dir)
+		}
+		if !v.works() {
 			return fmt.Errorf("data folder %s cannot be read", v.dir)
 		}
 	}
@@ -375,30 +424,11 @@ func (s *Store) unlock() error {
 	return errors.Join(errs...)
 }
 
-// look keeps the figures of free space fresh.
-func (s *Store) look(interval time.Duration) {
-	t := time.NewTicker(interval)
-	defer t.Stop()
-	for {
-		select {
-		case <-s.stop:
-			return
-		case <-t.C:
-		}
-		for _, v := range s.volumes {
-			failed := v.failed.Load()
-			if err := v.look(); err != nil && !failed {
-				s.logger.Error("data folder cannot be read", "dir", v.dir, "err", err)
-			}
-		}
-	}
-}
-
 // choose picks the folder of a new chunk: the one with the most free space.
 func (s *Store) choose() (*volume, error) {
 	var best *volume
 	for _, v := range s.volumes {
-		if !v.failed.Load() && (best == nil || v.spare() > best.spare()) {
+		if v.works() && (best == nil || v.spare() > best.spare()) {
 			best = v
 		}
 	}

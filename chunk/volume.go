@@ -20,7 +20,7 @@ const (
 
 // volume is one data folder.
 type volume struct {
-	fs      disk.FS
+	fs      *disk.Watch
 	dir     string
 	id      identity // changes once, under Store.mu: the cluster
 	reserve uint64   // bytes that appends must leave free
@@ -28,11 +28,13 @@ type volume struct {
 	total   atomic.Uint64
 	free    atomic.Int64 // bytes, as of the last look, less what was appended since
 	failed  atomic.Bool  // could not be looked at: takes no new chunks
+	broken  atomic.Bool  // could not be read when the store was opened: the same, for good
+	hung    atomic.Bool  // does not answer: nothing is asked of it
 }
 
 // openVolume locks a folder and reads who it belongs to; ok is false when it is
 // new. It changes nothing but the lock file.
-func openVolume(fs disk.FS, dir string) (v *volume, ok bool, err error) {
+func openVolume(fs *disk.Watch, dir string) (v *volume, ok bool, err error) {
 	if err := fs.MkdirAll(dir); err != nil {
 		return nil, false, err
 	}
@@ -131,6 +133,9 @@ func (v *volume) look() error {
 
 // spare is how many bytes may be appended.
 func (v *volume) spare() int64 { return v.free.Load() - int64(v.reserve) }
+
+// works reports whether the volume can have new chunks.
+func (v *volume) works() bool { return !v.failed.Load() && !v.broken.Load() && !v.hung.Load() }
 
 // take accounts for n bytes that will be appended, or refuses them.
 func (v *volume) take(n int64) error {

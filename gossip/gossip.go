@@ -66,13 +66,35 @@ type Member struct {
 	Version string
 	Zone    string
 	Host    string
-	Total   uint64 // bytes of its disks
-	Free    uint64 // bytes above its reserve
+	Total   uint64        // bytes of its disks
+	Free    uint64        // bytes above its reserve
+	Sync    time.Duration // what a sync of its slowest disk usually takes; 0: not known
+	Trouble Trouble       // of its disks
 
 	// What the others know of it.
 	Alive  bool
 	Gossip string // host:port of its gossip
 }
+
+// Trouble is what is wrong with the disks of a daemon.
+type Trouble uint8
+
+// Troubles, as bits.
+const (
+	DiskHung       Trouble = 1 << iota // a disk does not answer
+	DiskUnreadable                     // a data folder cannot be read
+	DiskReserve                        // only the reserve is left
+)
+
+// Figures are what changes of a daemon.
+type Figures struct {
+	Total, Free uint64
+	Sync        time.Duration
+	Trouble     Trouble
+}
+
+// syncNoise is a difference of two times of a sync that says nothing.
+const syncNoise = 10 * time.Millisecond
 
 // Transport is how packets and streams travel; see Network for the one in memory.
 type Transport = memberlist.Transport
@@ -237,14 +259,14 @@ func (n *Node) Members() []Member {
 // taken yet are one.
 func (n *Node) Changes() <-chan struct{} { return n.changes }
 
-// Update tells the others how many bytes we have and have free. Small changes wait
-// for a larger one.
-func (n *Node) Update(total, free uint64) {
+// Update tells the others how we are. Small changes wait for a larger one.
+func (n *Node) Update(f Figures) {
 	n.mu.Lock()
-	diff := max(free, n.self.Free) - min(free, n.self.Free)
-	worth := total != n.self.Total || diff > total/200 || free == 0 != (n.self.Free == 0)
+	diff := max(f.Free, n.self.Free) - min(f.Free, n.self.Free)
+	worth := f.Total != n.self.Total || diff > f.Total/200 || f.Free == 0 != (n.self.Free == 0) ||
+		f.Trouble != n.self.Trouble || f.Sync == 0 != (n.self.Sync == 0) || (f.Sync-n.self.Sync).Abs() > max(syncNoise, n.self.Sync/2)
 	if worth {
-		n.self.Total, n.self.Free = total, free
+		n.self.Total, n.self.Free, n.self.Sync, n.self.Trouble = f.Total, f.Free, f.Sync, f.Trouble
 	}
 	n.mu.Unlock()
 	if worth {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"time"
 
 	"dfs"
 )
@@ -11,12 +13,14 @@ import (
 // The metadata that each node spreads is a version byte, then what the version
 // says. Version 1: role byte, id, cluster, total and free (8 bytes each, little
 // endian), then name, addr, version, zone and host, each a length byte and its
-// bytes. Later fields are appended and ignored by those who do not know them; the
+// bytes, then, since they came later and if there is room, what a sync takes (4 bytes,
+// microseconds) and a byte of troubles. Later fields are appended and ignored by those who do not know them; the
 // version changes only when old readers must not read it at all.
 const (
 	metaVersion  = 1
 	metaBytesMax = 512 // memberlist's limit
 	metaFixed    = 2 + 4*8
+	metaFigures  = 5 // bytes of the fields that came later
 )
 
 const (
@@ -50,6 +54,10 @@ func encodeMeta(m Member) ([]byte, error) {
 		return nil, fmt.Errorf("gossip: name, address, version, zone and host of %s take %d bytes, at most %d fit",
 			m.Name, len(b)-metaFixed-5, metaBytesMax-metaFixed-5)
 	}
+	if len(b)+metaFigures <= metaBytesMax {
+		b = binary.LittleEndian.AppendUint32(b, uint32(min(m.Sync.Microseconds(), math.MaxUint32)))
+		b = append(b, byte(m.Trouble))
+	}
 	return b, nil
 }
 
@@ -77,6 +85,13 @@ func decodeMeta(b []byte) (Member, error) {
 			return Member{}, errMeta
 		}
 		*s, b = string(b[1:1+int(b[0])]), b[1+int(b[0]):]
+	}
+	if len(b) > 0 && len(b) < metaFigures {
+		return Member{}, errMeta
+	}
+	if len(b) > 0 {
+		m.Sync = time.Duration(binary.LittleEndian.Uint32(b)) * time.Microsecond
+		m.Trouble = Trouble(b[4])
 	}
 	return m, nil
 }

@@ -203,16 +203,30 @@ func (s *Server) meet(node *gossip.Node, addrs []string) {
 	}
 }
 
-// update tells gossip how full we are.
+// update tells gossip how full our disks are, and how they do.
 func (s *Server) update(ctx context.Context) {
 	for pause(ctx, updateInterval) {
 		s.mu.Lock()
 		node := s.gossip
 		s.mu.Unlock()
 		if node != nil {
-			node.Update(s.store.Usage())
+			node.Update(s.figures())
 		}
 	}
+}
+
+// figures is how our disks are.
+func (s *Server) figures() gossip.Figures {
+	c := s.store.Condition()
+	f := gossip.Figures{Sync: c.Sync}
+	f.Total, f.Free = s.store.Usage()
+	if len(c.Hung) > 0 {
+		f.Trouble |= gossip.DiskHung
+	}
+	if len(c.Unreadable) > 0 {
+		f.Trouble |= gossip.DiskUnreadable
+	}
+	return f
 }
 
 // watchMap follows the cluster map.

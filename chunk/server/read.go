@@ -32,6 +32,9 @@ func (s *Server) Read(ctx context.Context, req *chunkpb.ReadRequest) (*chunkpb.R
 	p := record.Piece{
 		Chunk: dfs.ChunkID(req.Chunk), Fragment: req.Fragment, Record: req.Record, Off: req.Off, Len: req.Len,
 	}
+	if err := s.store.Hung(p.Chunk); err != nil { // it would wait, and keep others from being read
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
 	weight := int64(p.BufBytes())
 	if err := s.reading.Acquire(ctx, weight); err != nil {
 		return nil, status.FromContextError(err).Err()

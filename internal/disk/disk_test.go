@@ -22,6 +22,10 @@ func TestMem(t *testing.T) {
 	disktest.Run(t, func(t *testing.T) (disk.FS, string) { return disk.NewMem(), "/" })
 }
 
+func TestWatch(t *testing.T) {
+	disktest.Run(t, func(t *testing.T) (disk.FS, string) { return disk.NewWatch(disk.NewMem()), "/" })
+}
+
 func create(t *testing.T, m *disk.Mem, name string, data []byte) disk.File {
 	t.Helper()
 	f, err := m.Create(name)

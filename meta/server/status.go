@@ -122,7 +122,8 @@ func addServers(out *adminpb.StatusReply, snap *snapshot, members map[dfs.NodeID
 		x := &adminpb.Server{
 			Id: uint64(s.ID), Name: s.Name, Addr: s.Addr, Host: s.Host, Zone: s.Zone, Weight: s.Weight, State: s.State.String(), Alive: m.Alive,
 			TotalBytes: m.Total, FreeBytes: m.Free, UsedBytes: m.Total - min(m.Free, m.Total), Groups: groups[s.ID], Version: m.Version,
-			Weighted: s.Weighted, Until: s.Until,
+			Weighted: s.Weighted, Until: s.Until, SyncNanos: int64(m.Sync),
+			DiskHung: m.Trouble&gossip.DiskHung != 0, DiskUnreadable: m.Trouble&gossip.DiskUnreadable != 0,
 		}
 		out.Servers = append(out.Servers, x)
 		out.TotalBytes += x.TotalBytes
@@ -240,8 +241,22 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 			say("SERVER_MAINTENANCE", warning, "start dfs-chunk there again with its own folders in time, or dfs servers maintenance "+x.Name+" --end", "chunk server %s is down on purpose, until %s", x.Name, time.Unix(x.Until, 0).Format(time.RFC3339))
 		case x.State == dfs.ServerDown.String():
 			say("SERVER_DOWN", warning, "start dfs-chunk there again with its own folders", "chunk server %s at %s does not answer", x.Name, x.Addr)
-		case x.Alive && x.TotalBytes > 0 && x.FreeBytes == 0:
+		case x.Alive && x.TotalBytes > 0 && x.FreeBytes == 0 && !x.DiskHung:
 			say("SERVER_FULL", warning, "delete files, or add servers or disks", "chunk server %s has no free space above its reserve", x.Name)
+		}
+	}
+	for _, x := range out.Servers {
+		if !x.Alive || x.State == dfs.ServerDown.String() {
+			continue
+		}
+		if x.DiskHung {
+			say("DISK_HUNG", warning, "look into the kernel's log there; replace the disk, or start dfs-chunk without its folder", "a disk of chunk server %s does not answer", x.Name)
+		}
+		if x.DiskUnreadable {
+			say("DISK_UNREADABLE", warning, "look into the log of dfs-chunk there; replace the disk and start it again", "chunk server %s runs without a data folder that it cannot read", x.Name)
+		}
+		if usual, slow := slower(out.Servers, x); slow {
+			say("SERVER_SLOW", warning, "look at its disks and what else uses them", "chunk server %s takes %v for a sync that takes the others %v", x.Name, time.Duration(x.SyncNanos).Round(time.Millisecond), usual.Round(time.Microsecond))
 		}
 	}
 	if l := s.leading.Load(); l != nil {
@@ -288,6 +303,30 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 		out.Health = healthDegraded
 	}
 	slices.SortStableFunc(out.Reasons, func(a, b *adminpb.HealthReason) int { return strings.Compare(a.Severity, b.Severity) })
+}
+
+// A server is slow when it takes slowSync at least for a sync, and slowFactor times what is usual
+// for slowOthers others or more.
+const (
+	slowSync   = 100 * time.Millisecond
+	slowFactor = 10
+	slowOthers = 2
+)
+
+// slower reports whether a server is slow, and what is usual for the others.
+func slower(all []*adminpb.Server, x *adminpb.Server) (usual time.Duration, slow bool) {
+	var others []int64
+	for _, o := range all {
+		if o != x && o.Alive && o.SyncNanos > 0 {
+			others = append(others, o.SyncNanos)
+		}
+	}
+	if len(others) < slowOthers {
+		return 0, false
+	}
+	slices.Sort(others)
+	usual = time.Duration(others[len(others)/2])
+	return usual, time.Duration(x.SyncNanos) >= max(slowSync, slowFactor*usual)
 }
 
 // whereMax is the most extents of one answer.

@@ -919,24 +919,27 @@ func (x *Master) GetVersion() string {
 }
 
 type Server struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Addr          string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
-	Host          string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
-	Zone          string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
-	Weight        uint32                 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
-	Alive         bool                   `protobuf:"varint,8,opt,name=alive,proto3" json:"alive,omitempty"` // by gossip
-	TotalBytes    uint64                 `protobuf:"varint,9,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	UsedBytes     uint64                 `protobuf:"varint,10,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	FreeBytes     uint64                 `protobuf:"varint,11,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	Groups        uint32                 `protobuf:"varint,12,opt,name=groups,proto3" json:"groups,omitempty"` // acting sets it is in
-	Version       string                 `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
-	Weighted      bool                   `protobuf:"varint,14,opt,name=weighted,proto3" json:"weighted,omitempty"` // an admin has set the weight
-	Until         int64                  `protobuf:"varint,15,opt,name=until,proto3" json:"until,omitempty"`       // Unix seconds of the end of its maintenance; 0: none
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Addr           string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	Host           string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	Zone           string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
+	Weight         uint32                 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
+	State          string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	Alive          bool                   `protobuf:"varint,8,opt,name=alive,proto3" json:"alive,omitempty"` // by gossip
+	TotalBytes     uint64                 `protobuf:"varint,9,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	UsedBytes      uint64                 `protobuf:"varint,10,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	FreeBytes      uint64                 `protobuf:"varint,11,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	Groups         uint32                 `protobuf:"varint,12,opt,name=groups,proto3" json:"groups,omitempty"` // acting sets it is in
+	Version        string                 `protobuf:"bytes,13,opt,name=version,proto3" json:"version,omitempty"`
+	Weighted       bool                   `protobuf:"varint,14,opt,name=weighted,proto3" json:"weighted,omitempty"`                                   // an admin has set the weight
+	Until          int64                  `protobuf:"varint,15,opt,name=until,proto3" json:"until,omitempty"`                                         // Unix seconds of the end of its maintenance; 0: none
+	SyncNanos      int64                  `protobuf:"varint,16,opt,name=sync_nanos,json=syncNanos,proto3" json:"sync_nanos,omitempty"`                // what a sync of its slowest disk usually takes; 0: not known
+	DiskHung       bool                   `protobuf:"varint,17,opt,name=disk_hung,json=diskHung,proto3" json:"disk_hung,omitempty"`                   // one of its disks does not answer
+	DiskUnreadable bool                   `protobuf:"varint,18,opt,name=disk_unreadable,json=diskUnreadable,proto3" json:"disk_unreadable,omitempty"` // it runs without a data folder that it cannot read
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Server) Reset() {
@@ -1072,6 +1075,27 @@ func (x *Server) GetUntil() int64 {
 		return x.Until
 	}
 	return 0
+}
+
+func (x *Server) GetSyncNanos() int64 {
+	if x != nil {
+		return x.SyncNanos
+	}
+	return 0
+}
+
+func (x *Server) GetDiskHung() bool {
+	if x != nil {
+		return x.DiskHung
+	}
+	return false
+}
+
+func (x *Server) GetDiskUnreadable() bool {
+	if x != nil {
+		return x.DiskUnreadable
+	}
+	return false
 }
 
 type Group struct {
@@ -3206,7 +3230,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x14\n" +
 	"\x05alive\x18\x05 \x01(\bR\x05alive\x12\x18\n" +
 	"\aapplied\x18\x06 \x01(\x04R\aapplied\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xef\x02\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"\xd4\x03\n" +
 	"\x06Server\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3226,7 +3250,11 @@ const file_admin_proto_rawDesc = "" +
 	"\x06groups\x18\f \x01(\rR\x06groups\x12\x18\n" +
 	"\aversion\x18\r \x01(\tR\aversion\x12\x1a\n" +
 	"\bweighted\x18\x0e \x01(\bR\bweighted\x12\x14\n" +
-	"\x05until\x18\x0f \x01(\x03R\x05until\"\xa5\x01\n" +
+	"\x05until\x18\x0f \x01(\x03R\x05until\x12\x1d\n" +
+	"\n" +
+	"sync_nanos\x18\x10 \x01(\x03R\tsyncNanos\x12\x1b\n" +
+	"\tdisk_hung\x18\x11 \x01(\bR\bdiskHung\x12'\n" +
+	"\x0fdisk_unreadable\x18\x12 \x01(\bR\x0ediskUnreadable\"\xa5\x01\n" +
 	"\x05Group\x12\x16\n" +
 	"\x06layout\x18\x01 \x01(\rR\x06layout\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\rR\x05total\x12\x14\n" +

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,5 +115,43 @@ func slowWrites(t *testing.T, layout dfs.Layout, servers int, fault disk.Rule) {
 		c.readAll(files)
 		c.WaitHealthy()
 		c.readAll(files)
+	})
+}
+
+// A server whose disks are slow, or do not answer, is named in the cluster's health.
+func TestSlowAndHungDisksAreReported(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		c := Start(t, Options{ChunkServers: 4, Mem: true})
+		ctx := context.Background()
+		fs := c.Client()
+		files := 0
+		reported := func(code string) error {
+			files++
+			time.Sleep(500 * time.Millisecond)
+			c.ok(fs.WriteFile(ctx, root, fmt.Sprint("/f", files), content(uint64(files), 20_000), 0o644))
+			c.ok(fs.Sync(ctx))
+			st, err := c.Status()
+			if err != nil {
+				return err
+			}
+			for _, r := range st.Reasons {
+				if r.Code == code && strings.Contains(r.Message, c.chunks[0].name) {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s", reasons(st))
+		}
+		for range 30 {
+			_ = reported("")
+		}
+		mem := c.chunks[0].fs.(*disk.Mem)
+		heal := mem.Fail(disk.Rule{Op: disk.OpSync, Path: "*", Delay: 400 * time.Millisecond})
+		c.Eventually("slow server in the health", func() error { return reported("SERVER_SLOW") })
+		heal()
+		heal = mem.Fail(disk.Rule{Path: "*", Delay: 40 * time.Second})
+		c.Eventually("hung disk in the health", func() error { return reported("DISK_HUNG") })
+		heal()
+		time.Sleep(5 * time.Minute) // until what was slow is forgotten
+		c.WaitHealthy()
 	})
 }
