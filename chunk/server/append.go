@@ -76,6 +76,7 @@ func (st *stream) receive(ctx context.Context) error {
 			return ctx.Err()
 		}
 		st.pending.Add(1)
+		st.server.busy.note(time.Now())
 		st.handle(ctx, req)
 	}
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -29,6 +30,7 @@ func (s *Server) Read(ctx context.Context, req *chunkpb.ReadRequest) (*chunkpb.R
 	if err := s.check(req.Cluster); err != nil {
 		return nil, err
 	}
+	s.busy.note(time.Now())
 	p := record.Piece{
 		Chunk: dfs.ChunkID(req.Chunk), Fragment: req.Fragment, Record: req.Record, Off: req.Off, Len: req.Len,
 	}

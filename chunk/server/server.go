@@ -83,6 +83,7 @@ type Server struct {
 	clusterMap atomic.Pointer[dfs.ClusterMap]
 	mapChanged chan struct{} // the member loop should look at the map
 	mends      repairs
+	busy       busy
 	backups    backups
 	joined     atomic.Bool
 	away       atomic.Int64 // Unix nanoseconds until which it refuses everything, see Leave
@@ -123,7 +124,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		cfg: cfg, logger: cfg.Logger, reading: semaphore.NewWeighted(readBytesMax),
 		mapChanged: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	s.mends.kick, s.mends.pace.rate = make(chan struct{}, 1), s.rate("repair-rate", cfg.RepairRate)
+	s.mends.kick, s.mends.pace.rate = make(chan struct{}, 1), s.yielding(s.rate("repair-rate", cfg.RepairRate))
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return nil, err

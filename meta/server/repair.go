@@ -18,7 +18,7 @@ const DefaultRepairAfter = 10 * time.Minute
 const (
 	repairsEvery = 2 * time.Second // between looks at what has changed
 	repairsPage  = 4096            // chunks read at once
-	repairsAsked = 32              // fragments that a server is given to make at once
+	repairsAsked = 8               // fragments that a server is given to make before it tells of them
 	rateOver     = 10 * time.Second
 )
 
