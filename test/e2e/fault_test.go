@@ -111,6 +111,32 @@ func createAndSync(dir string) func(int) error {
 	}
 }
 
+// checkCreated compares what createAndSync has made in a folder.
+func checkCreated(t *testing.T, dir string, n int) {
+	t.Helper()
+	for i := range n {
+		got, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("f-%05d", i)))
+		if err != nil || !bytes.Equal(got, random(5000+i, uint64(i))) {
+			t.Errorf("file %d: %d bytes, %v", i, len(got), err)
+		}
+	}
+}
+
+// makeAndRemove makes a folder, renames and removes it. Exactly once: a retry after a lost answer
+// must not see its own change.
+func makeAndRemove(dir string) func(int) error {
+	return func(i int) error {
+		a, b := filepath.Join(dir, fmt.Sprint("a", i)), filepath.Join(dir, fmt.Sprint("b", i))
+		if err := os.Mkdir(a, 0o755); err != nil {
+			return err
+		}
+		if err := os.Rename(a, b); err != nil {
+			return err
+		}
+		return os.Remove(b)
+	}
+}
+
 func TestKillOfLeadingMasterIsAPauseAndNoError(t *testing.T) {
 	c := newCluster(t, options{})
 	m := c.mount(t)
@@ -120,17 +146,7 @@ func TestKillOfLeadingMasterIsAPauseAndNoError(t *testing.T) {
 	}
 	must(t, os.WriteFile(filepath.Join(look, "f"), []byte("x"), 0o644))
 	workers := map[string]*worker{
-		"mkdir, rename, rmdir": work(func(i int) error {
-			a, b := filepath.Join(names, fmt.Sprint("a", i)), filepath.Join(names, fmt.Sprint("b", i))
-			// Exactly once: a retry after a lost answer must not see its own change.
-			if err := os.Mkdir(a, 0o755); err != nil {
-				return err
-			}
-			if err := os.Rename(a, b); err != nil {
-				return err
-			}
-			return os.Remove(b)
-		}),
+		"mkdir, rename, rmdir": work(makeAndRemove(names)),
 		"create, write, fsync": work(createAndSync(files)),
 		"stat and read": work(func(int) error {
 			data, err := os.ReadFile(filepath.Join(look, "f"))
@@ -157,13 +173,7 @@ func TestKillOfLeadingMasterIsAPauseAndNoError(t *testing.T) {
 	for what, w := range workers {
 		w.finish(t, what)
 	}
-	for i := range workers["create, write, fsync"].count {
-		got, err := os.ReadFile(filepath.Join(files, fmt.Sprintf("f-%05d", i)))
-		must(t, err)
-		if !bytes.Equal(got, random(5000+i, uint64(i))) {
-			t.Fatalf("file %d is wrong", i)
-		}
-	}
+	checkCreated(t, files, workers["create, write, fsync"].count)
 	entries, err := os.ReadDir(names)
 	must(t, err)
 	if len(entries) > 0 {

@@ -26,16 +26,7 @@ func startWork(t *testing.T, dir string) *checkedWork {
 	mkdir(t, l.files)
 	mkdir(t, names)
 	l.workers = map[string]*worker{
-		"mkdir, rename, rmdir": work(func(i int) error {
-			a, b := filepath.Join(names, fmt.Sprint("a", i)), filepath.Join(names, fmt.Sprint("b", i))
-			if err := os.Mkdir(a, 0o755); err != nil {
-				return err
-			}
-			if err := os.Rename(a, b); err != nil {
-				return err
-			}
-			return os.Remove(b)
-		}),
+		"mkdir, rename, rmdir": work(makeAndRemove(names)),
 		"create, write, fsync": work(createAndSync(l.files)),
 		"overwrite and read": work(func(i int) error {
 			name, want := filepath.Join(dir, "one"), []byte(fmt.Sprint("version ", i))
@@ -77,12 +68,7 @@ func (l *checkedWork) finish(t *testing.T) {
 // check compares the files, on this mount or another.
 func (l *checkedWork) check(t *testing.T, dir string) {
 	t.Helper()
-	for i := range l.workers["create, write, fsync"].count {
-		got, err := os.ReadFile(filepath.Join(dir, "files", fmt.Sprintf("f-%05d", i)))
-		if err != nil || !bytes.Equal(got, random(5000+i, uint64(i))) {
-			t.Errorf("file %d: %d bytes, %v", i, len(got), err)
-		}
-	}
+	checkCreated(t, filepath.Join(dir, "files"), l.workers["create, write, fsync"].count)
 }
 
 // renew stops a daemon in order and starts it again, with the programs of a folder.
