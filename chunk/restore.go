@@ -55,6 +55,10 @@ func (s *Store) Restore(l Lost, next func() (record.Header, []byte, error)) erro
 	return nil
 }
 
+// restoreSync is how many bytes of a new fragment are on their way to the disk at a time: a program
+// whose bytes are synced meanwhile would wait for all of them.
+const restoreSync = 4 << 20
+
 // writePart writes a whole fragment file, and makes its bytes last.
 func (s *Store) writePart(v *volume, part string, l Lost, next func() (record.Header, []byte, error)) error {
 	file, err := v.fs.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
@@ -68,6 +72,7 @@ func (s *Store) writePart(v *volume, part string, l Lost, next func() (record.He
 		return err
 	}
 	c := &fragment{id: l.Chunk}
+	synced := uint32(0)
 	for off := uint32(dfs.FirstRecord); ; {
 		h, data, err := next()
 		if err == io.EOF {
@@ -102,6 +107,12 @@ func (s *Store) writePart(v *volume, part string, l Lost, next func() (record.He
 			return err
 		}
 		off += h.Space()
+		if off-synced >= restoreSync {
+			if err := file.Sync(); err != nil {
+				return err
+			}
+			synced = off
+		}
 	}
 	if err := file.Truncate(int64(l.End)); err != nil { // the last page of a large record may be short
 		return err

@@ -10,6 +10,7 @@ import (
 	"dfs/chunk"
 	"dfs/chunk/record"
 	"dfs/internal/disk"
+	"dfs/internal/disk/disktest"
 )
 
 // noPace lets all bytes go.
@@ -161,5 +162,30 @@ func TestRestoreThatFailsLeavesAllAsItWas(t *testing.T) {
 	}
 	if err := to.Restore(chunk.Lost{Chunk: id, Session: 7, End: end}, copyOf(t, from, id, end)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRestoreNeverHasMuchToSync: programs whose bytes go to the same disk would wait for it.
+func TestRestoreNeverHasMuchToSync(t *testing.T) {
+	mem := disk.NewMem()
+	from := open(t, disk.NewMem(), chunk.Config{Node: 1, Cluster: 9})
+	to := open(t, mem, chunk.Config{Node: 2, Cluster: 9})
+	end, id := uint32(dfs.FirstRecord), dfs.ChunkID(0)
+	const records = 16
+	for i := range records {
+		r := testRecord(uint64(i), 5, end, dfs.RecordBytes)
+		end, id = appendOK(t, from, r), r.Chunk
+	}
+	if _, err := from.Seal(id); err != nil {
+		t.Fatal(err)
+	}
+	disktest.Fail(t, mem, "sync *.part")
+	next, n := copyOf(t, from, id, end), 0
+	err := to.Restore(chunk.Lost{Chunk: id, Fragment: 2, Session: 7, End: end}, func() (record.Header, []byte, error) {
+		n++
+		return next()
+	})
+	if !errors.Is(err, dfs.EIO) || n >= records/2 {
+		t.Errorf("%d of %d records were written before the first sync: %v", n, records, err)
 	}
 }

@@ -8,7 +8,7 @@ import (
 // What a server that has something to do for programs leaves to repair.
 const (
 	busyRequests = 8 // in this second and the one before
-	busyShare    = 6 // repair then goes at this part of its rate, at least at busyLeast
+	busyShare    = 8 // repair then goes at this part of its rate, at least at busyLeast
 	busyLeast    = 1 << 20
 )
 
