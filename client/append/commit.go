@@ -79,10 +79,15 @@ func (a *Appender) collect() *gathered {
 		}
 	}
 	a.ready = append([]*File(nil), a.ready[used:]...)
-	if a.alone > 0 {
+	if len(a.files) == 0 {
+		a.alone = 0
+	}
+	switch {
+	case a.alone == 0:
+		a.sealsLocked(g, taken)
+	case len(g.files) > 0: // with seals it would not be clear what is refused
 		a.alone--
 	}
-	a.sealsLocked(g, taken)
 	if len(g.files) == 0 && len(g.chunks) == 0 {
 		return nil
 	}
@@ -107,7 +112,7 @@ func (a *Appender) collect() *gathered {
 //
 // +checklocks:a.mu
 func (a *Appender) sealsLocked(g *gathered, taken map[*chunk]int) {
-	if len(a.closing) == 0 || a.alone > 0 {
+	if len(a.closing) == 0 {
 		return
 	}
 	due := len(g.files) > 0

@@ -4,11 +4,7 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"math"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,14 +58,14 @@ func newCommand() *cobra.Command {
 			}
 			cfg.Logger, cfg.Version = logger, cli.Version()
 			cfg.Masters = rpc.ParseMasters(masters, masterPort)
-			if cfg.ReserveBytes, err = parseSize(reserve); err != nil {
+			if cfg.ReserveBytes, err = cli.ParseSize(reserve); err != nil {
 				return cli.Usagef("--reserve=%s: %w", reserve, err)
 			}
 			for _, rate := range []struct {
 				name, text string
 				to         *int64
 			}{{"repair-rate", repairRate, &cfg.RepairRate}, {"scrub-rate", scrubRate, &cfg.ScrubRate}} {
-				n, err := parseSize(rate.text)
+				n, err := cli.ParseSize(rate.text)
 				if err != nil {
 					return cli.Usagef("--%s=%s: %w", rate.name, rate.text, err)
 				}
@@ -127,24 +123,4 @@ func run(ctx context.Context, cfg server.Config) error {
 		cfg.Logger.Info("chunk server ended")
 	}
 	return err
-}
-
-// parseSize reads a number of bytes with a unit: 10GiB, 10G, 512MiB, 4096. Empty is
-// zero.
-func parseSize(s string) (uint64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	text := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), "B"), "I")
-	shift := 0
-	if n := len(text); n > 0 {
-		if i := strings.IndexByte("KMGT", text[n-1]); i >= 0 {
-			shift, text = 10*(i+1), text[:n-1]
-		}
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
-	if err != nil || n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("want a number of bytes such as 512MiB or 10GiB")
-	}
-	return n << shift, nil
 }

@@ -96,12 +96,12 @@ func TestParseSize(t *testing.T) {
 	for text, want := range map[string]uint64{
 		"": 0, "0": 0, "4096": 4096, "4k": 4096, "10GiB": 10 << 30, "10GB": 10 << 30, "1T": 1 << 40, "512 MiB": 512 << 20,
 	} {
-		if got, err := parseSize(text); err != nil || got != want {
+		if got, err := cli.ParseSize(text); err != nil || got != want {
 			t.Errorf("%q is %d, %v, want %d", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"x", "-1", "1.5G", "B", "99999999T", "10P"} {
-		if got, err := parseSize(text); err == nil {
+		if got, err := cli.ParseSize(text); err == nil {
 			t.Errorf("%q was taken as %d", text, got)
 		}
 	}

@@ -36,7 +36,7 @@ const example = `  dfs-master --name master-1 --dir /var/lib/dfs/master --listen
 func newCommand() *cobra.Command {
 	var cfg server.Config
 	var join []string
-	var peers, logLevel string
+	var peers, reserve, logLevel string
 	cmd := &cobra.Command{
 		Use:     "dfs-master",
 		Short:   "Run a metadata master of a dfs cluster",
@@ -53,6 +53,10 @@ func newCommand() *cobra.Command {
 			}
 			if err := countPeers(&cfg, peers); err != nil {
 				return err
+			}
+			var err error
+			if cfg.Reserve, err = cli.ParseSize(reserve); err != nil {
+				return cli.Usagef("--reserve=%s: %w", reserve, err)
 			}
 			return run(cmd, cfg, logLevel)
 		},
@@ -73,6 +77,7 @@ func newCommand() *cobra.Command {
 	f.DurationVar(&cfg.SessionTTL, "session-ttl", server.DefaultSessionTTL, "a client that is silent for so long is given up")
 	f.DurationVar(&cfg.BackupEvery, "backup-every", server.DefaultBackupEvery, "the metadata is copied to chunk servers so often, against the loss of all masters")
 	f.DurationVar(&cfg.RepairAfter, "repair-after", server.DefaultRepairAfter, "others take over what a chunk server had that is down for so long")
+	f.StringVar(&reserve, "reserve", "", "free space of its disk below which nothing new is made, such as 2GiB (default: a twentieth, at most 1GiB)")
 	f.StringVar(&cfg.Zone, "zone", "", "failure domain of the machine")
 	f.StringVar(&cfg.Host, "host", host, "name of the machine")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")

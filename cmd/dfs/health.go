@@ -21,6 +21,7 @@ type healthCode struct {
 // healthCodes lists what a status can name; a test compares it with the masters'.
 var healthCodes = []healthCode{
 	{"MASTER_DOWN", "A master does not answer. A majority still works: nothing is lost and service goes on, but the next loss may end it.", "start dfs-master there again with its own folder; if its disk is lost, dfs master remove NAME and add an empty one"},
+	{"MASTER_FULL", "The disk of a master has less free than its reserve. When it is the leader's, or those of so many that the others are no majority, nothing can be created or written; reads, deletes and settings go on.", "make room on that disk, or delete files"},
 	{"MASTER_FEW", "Fewer masters than the cluster was made for: it survives fewer losses than planned.", "start the missing masters with --join"},
 	{"NO_CHUNK_SERVERS", "No chunk server has joined: folders and names work, data cannot be written.", "start dfs-chunk with --masters on at least as many machines as the policy has copies"},
 	{"CHUNKS_UNREADABLE", "Of some chunks no copy (of an erasure-coded policy: too few fragments) is on a server that is up: files that lie there cannot be read until one is back.", "bring the servers that are down back; dfs status names them"},

@@ -93,7 +93,11 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 		return nil, err
 	}
 	defer unlocked()
-	replies, err := s.node.ProposeIn(ctx, l.term, commands) // who has which leases is known of this one only
+	allowed, refused, err := s.withinSpace(ctx, commands)
+	if err != nil {
+		return nil, err
+	}
+	replies, err := s.node.ProposeIn(ctx, l.term, allowed) // who has which leases is known of this one only
 	if err != nil {
 		return nil, s.failure(err)
 	}
@@ -105,6 +109,9 @@ func (s *Server) Mutate(ctx context.Context, req *metapb.MutateRequest) (*metapb
 			return &metapb.MutateReply{Expired: true}, nil
 		case r.Duplicate:
 			return nil, status.Errorf(codes.FailedPrecondition, "sequence %d was acknowledged before: its answer is forgotten", commands[i].Seq)
+		}
+		if refused != nil && refused[i] && r.Errno == dfs.EINVAL { // else it was carried out before
+			r.Errno = dfs.ENOSPC
 		}
 		out.Replies[i] = replyToProto(r)
 		if c, ok := commands[i].Op.(*meta.Create); ok && req.Mutations[i].GetCreate().Open {

@@ -55,6 +55,7 @@ type Config struct {
 	Buckets    uint32        // placement groups per layout of a new cluster; 0: DefaultBuckets
 	Zone, Host string
 	Version    string // of the program
+	Reserve    uint64 // bytes of its disk below which the metadata may not grow; 0: a twentieth, at most 1 GiB
 
 	// Mover makes a client that moves bytes for jobs, while this master leads; nil: it does none.
 	Mover func(ctx context.Context, masters []string) (Mover, error)
@@ -98,6 +99,7 @@ type Server struct {
 	admin     *admin.Server
 	metrics   *metrics
 	maps      mapWatch
+	space     space
 	leading   atomic.Pointer[leadership] // nil while this master does not lead
 	away      atomic.Int64               // Unix nanoseconds until which it is cut off the other masters, see Leave
 
@@ -205,6 +207,7 @@ func (s *Server) start() (err error) {
 	if err := s.startGossip(nil); err != nil {
 		return err
 	}
+	s.wg.Go(s.watchSpace)
 	s.wg.Go(s.watchMap)
 	s.wg.Go(s.member)
 	s.wg.Go(s.lead)

@@ -95,10 +95,11 @@ func (s *Server) addMasters(out *adminpb.StatusReply, snap *snapshot, peers []re
 		if i < 0 {
 			continue // written down, but not a member yet, or not any more
 		}
-		x := &adminpb.Master{Id: uint64(m.ID), Name: m.Name, Addr: m.Addr, Role: "follower", Alive: peers[i].Active, Applied: peers[i].Match, Version: members[m.ID].Version}
+		x := &adminpb.Master{Id: uint64(m.ID), Name: m.Name, Addr: m.Addr, Role: "follower", Alive: peers[i].Active, Applied: peers[i].Match, Version: members[m.ID].Version, DiskLow: members[m.ID].Trouble&gossip.DiskReserve != 0}
 		switch {
 		case m.ID == s.id.Node:
 			x.Role, x.Version, x.Applied = "leader", s.cfg.Version, s.node.Applied()
+			x.DiskLow = s.space.low.Load()
 		case peers[i].Role == replica.Learner:
 			x.Role = "learner"
 		}
@@ -273,6 +274,16 @@ func (s *Server) addReasons(out *adminpb.StatusReply, snap *snapshot) {
 		if n := l.leases.awaited(); n > 0 {
 			say("WAITING_FOR_CLIENTS", warning, "nothing: it is over in some seconds", "%d clients of the last leader have not come to this one: others wait", n)
 		}
+	}
+	for _, m := range out.Masters {
+		if !m.DiskLow {
+			continue
+		}
+		severity, text := warning, ""
+		if s.space.full.Load() {
+			severity, text = critical, ": nothing can be created or written"
+		}
+		say("MASTER_FULL", severity, "make room on that disk, or delete files", "the disk of master %s is full up to its reserve%s", m.Name, text)
 	}
 	for _, m := range out.Masters {
 		if !m.Alive {

@@ -835,6 +835,7 @@ type Master struct {
 	Alive         bool                   `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`
 	Applied       uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"` // what the leader knows of its log position
 	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	DiskLow       bool                   `protobuf:"varint,8,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"` // its disk has less free than its reserve
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,6 +917,13 @@ func (x *Master) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Master) GetDiskLow() bool {
+	if x != nil {
+		return x.DiskLow
+	}
+	return false
 }
 
 type Server struct {
@@ -3222,7 +3230,7 @@ const file_admin_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
 	"\bseverity\x18\x02 \x01(\tR\bseverity\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
-	"\x04next\x18\x04 \x01(\tR\x04next\"\x9e\x01\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\"\xb9\x01\n" +
 	"\x06Master\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3230,7 +3238,8 @@ const file_admin_proto_rawDesc = "" +
 	"\x04role\x18\x04 \x01(\tR\x04role\x12\x14\n" +
 	"\x05alive\x18\x05 \x01(\bR\x05alive\x12\x18\n" +
 	"\aapplied\x18\x06 \x01(\x04R\aapplied\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xd4\x03\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x19\n" +
+	"\bdisk_low\x18\b \x01(\bR\adiskLow\"\xd4\x03\n" +
 	"\x06Server\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
