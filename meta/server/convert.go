@@ -48,6 +48,7 @@ type jobs struct {
 	files   uint64             // +checklocks:mu — looked at
 	lately  []progress         // +checklocks:mu
 	trouble string             // +checklocks:mu — why it does not go on just now
+	of      uint64             // +checklocks:mu — the job whose trouble that is
 }
 
 // runJobs does the jobs that are kept in the state.
@@ -115,16 +116,16 @@ func (l *leadership) runJob(job *meta.Job) error {
 		return errJobChanged
 	}
 	if err != nil {
-		l.troubled(err)
+		l.jobs.troubled(job.ID, err)
 	}
 	return err
 }
 
 // troubled notes why a job does not go on.
-func (l *leadership) troubled(err error) {
-	l.jobs.mu.Lock()
-	defer l.jobs.mu.Unlock()
-	l.jobs.trouble = cutText(err.Error())
+func (j *jobs) troubled(id uint64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.trouble, j.of = cutText(err.Error()), id
 }
 
 // masterAddrs are the addresses of all masters.
@@ -404,7 +405,7 @@ func (c *conversion) file(ctx context.Context, ino dfs.Ino, layout dfs.Layout) e
 			})
 			return nil
 		}
-		c.l.troubled(err)
+		c.l.jobs.troubled(c.now().ID, err)
 		if !pause(ctx, jobsRetry) {
 			return ctx.Err()
 		}

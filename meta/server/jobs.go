@@ -110,12 +110,12 @@ func (j *jobs) describe(x *meta.Job) *adminpb.Job {
 		out.Left = x.Total - min(x.Total, out.Done)
 	}
 	switch {
+	case x.State == meta.JobRuns && j.of == x.ID && j.trouble != "":
+		out.State, out.Text = "waits", j.trouble
 	case x.State == meta.JobRuns && !under:
 		out.State, out.Text = "waits", "others come first"
 	case under && !x.Counted:
 		out.Text = "counts what is to be moved"
-	case under && j.trouble != "":
-		out.State, out.Text = "waits", j.trouble
 	default:
 		out.Text = fmt.Sprintf("%d files looked at, %d changed", out.Files, x.Changed)
 		if x.Skipped > 0 {
