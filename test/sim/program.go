@@ -86,6 +86,9 @@ func states(writer, file, cell int, b []byte) (least, most int, wrong uint64) {
 // setup makes what the programs work on.
 func (r *run) setup(fs *client.FS, clients int) error {
 	ctx := context.Background()
+	if err := fs.SetPolicy(ctx, root, dfs.RootIno, r.layout); err != nil {
+		return err
+	}
 	f, _, err := fs.Create(ctx, root, dfs.RootIno, "journal", 0o666, oRDWR|oCreate)
 	if err != nil {
 		return err

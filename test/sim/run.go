@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dfs"
 )
 
 // run is one simulation.
@@ -21,6 +24,7 @@ type run struct {
 	length time.Duration // of the programs' work, virtual
 	lag    time.Duration // of the network in good weather
 	heavy  bool          // programs mostly append
+	layout dfs.Layout    // of all files; 0: copies=3
 	only   []string      // kinds of faults; none: all
 	log    lines
 	logger *slog.Logger
@@ -171,6 +175,8 @@ func (r *run) do(t *testing.T) {
 	r.lag = []time.Duration{0, 200 * time.Microsecond, 5 * time.Millisecond}[rng.IntN(3)]
 	r.heavy = rng.IntN(3) == 0
 	ttl := []time.Duration{10, 20, 30}[rng.IntN(3)] * time.Second
+	r.layout = cmp.Or(r.layout, dfs.DefaultLayout)
+	chunks = max(chunks, r.layout.Width())
 	r.model = newModel(r)
 	r.cluster = r.newCluster(masters, chunks, ttl)
 	r.cluster.net.weather(r.lag, 0)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"dfs"
 	"dfs/internal/virtualtime"
 )
 
@@ -16,6 +17,7 @@ var (
 	simSeeds  = flag.Int("sim.seeds", 0, "how many seeds, which follow each other; 0: 1, or the fixed list")
 	simLog    = flag.Int("sim.log", 8<<10, "how many bytes of the log of a failure are shown")
 	simFaults = flag.String("sim.faults", "", "only these kinds of faults, separated by commas, such as flap,kill")
+	simPolicy = flag.String("sim.policy", "", "policy of all files, such as ec=2+2; empty: copies=3")
 	simLength = flag.Duration("sim.length", 40*time.Second, "how long programs work, in virtual time")
 )
 
@@ -43,9 +45,15 @@ func TestSimulation(t *testing.T) {
 			if *simFaults != "" {
 				r.only = strings.Split(*simFaults, ",")
 			}
+			if *simPolicy != "" {
+				var err error
+				if r.layout, err = dfs.ParseLayout(*simPolicy); err != nil {
+					t.Fatal(err)
+				}
+			}
 			defer func() { // also when what is in the bubble has failed: then nothing comes after it
 				if t.Failed() || testing.Verbose() {
-					t.Logf("-sim.seed=%d, schedule:\n%slog:\n%s", seed, describe(r.faults), r.log.tail(*simLog))
+					t.Logf("-sim.seed=%d, policy %v, schedule:\n%slog:\n%s", seed, r.layout, describe(r.faults), r.log.tail(*simLog))
 				}
 			}()
 			virtualtime.Test(t, func(t *testing.T) {
