@@ -141,7 +141,7 @@ func (fs *FS) beat(ctx context.Context, s *session, b beat) (*metapb.HeartbeatRe
 			if fresh {
 				fs.leases.attach(b.term, until, at, reply.Leases)
 			} else {
-				fs.leases.until.Store(until)
+				fs.leases.renew(b.term, until)
 			}
 		}
 	}

@@ -42,7 +42,9 @@ type inode struct {
 	extents extentList        // +checklocks:mu — as of attr.Change
 	dirty   dirtyList         // +checklocks:mu — not submitted
 	flight  []*appender.Piece // +checklocks:mu — submitted and not committed, oldest first
-	end     int64             // +checklocks:mu — after the last byte of dirty and flight; 0 when both are empty
+	dropped int               // +checklocks:mu — so many of flight are given up, and not shown any more
+	losses  uint64            // +checklocks:mu — counts how often bytes were given up
+	end     int64             // +checklocks:mu — after the last byte of dirty and flight; 0 when both are empty, but for what is given up
 	bytes   int64             // +checklocks:mu — of flight
 	base    uint64            // +checklocks:mu — attr.Change before the oldest piece in flight
 	sure    uint64            // +checklocks:mu — attr.Change while leases were good, since there are bytes that are not committed
@@ -228,27 +230,51 @@ func (in *inode) doubt() {
 
 // seen takes over attributes of any inode that the masters told, and returns them as this
 // client sees them.
-func (fs *FS) seen(attr dfs.Attr) dfs.Attr { return fs.withWritten(attr, (*inode).validate) }
+func (fs *FS) seen(attr dfs.Attr) dfs.Attr {
+	attr, _ = fs.withWritten(attr, (*inode).validate)
+	return attr
+}
+
+// show is seen for what is answered to a program that has changed nothing of the inode.
+func (fs *FS) show(ctx context.Context, attr dfs.Attr) (dfs.Attr, error) {
+	attr, certain := fs.withWritten(attr, (*inode).validate)
+	if !certain {
+		return fs.GetAttr(ctx, attr.Ino)
+	}
+	return attr, nil
+}
 
 // ours is seen for attributes that were known here under a lease.
-func (fs *FS) ours(attr dfs.Attr) dfs.Attr { return fs.withWritten(attr, (*inode).adopt) }
+func (fs *FS) ours(attr dfs.Attr) dfs.Attr {
+	attr, _ = fs.withWritten(attr, (*inode).adopt)
+	return attr
+}
 
 // withWritten has take, under inode.mu, take over attributes of a file that is open or has
-// bytes which are not committed, and adds those bytes.
-func (fs *FS) withWritten(attr dfs.Attr, take func(*inode, *dfs.Attr)) dfs.Attr {
+// bytes which are not committed, and adds those bytes. certain is what inode.certain says.
+func (fs *FS) withWritten(attr dfs.Attr, take func(*inode, *dfs.Attr)) (_ dfs.Attr, certain bool) {
 	if !attr.IsFile() {
-		return fs.withAtime(attr)
+		return fs.withAtime(attr), true
 	}
 	fs.mu.RLock()
 	in := fs.inodes[attr.Ino]
 	fs.mu.RUnlock()
 	if in == nil {
-		return fs.withAtime(attr)
+		return fs.withAtime(attr), true
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	take(in, &attr)
-	return in.overlay()
+	return in.overlay(), in.certain()
+}
+
+// certain reports whether bytes that are not committed may be shown: nobody else has changed
+// the file since they were written. It is asked after what they are shown with has been
+// learnt from the masters, who may have been long in answering.
+//
+// +checklocks:in.mu
+func (in *inode) certain() bool {
+	return in.end == 0 || in.fs.leases.good() || in.fs.leases.none.Load()
 }
 
 // submitLocked hands all dirty bytes to the appender, but for those that a truncation
@@ -364,11 +390,14 @@ func (in *inode) Failed(pieces []*appender.Piece, err error) {
 // +checklocks:in.mu
 func (in *inode) settledLocked(pieces []*appender.Piece) {
 	in.flight = in.flight[len(pieces):]
+	in.dropped = max(0, in.dropped-len(pieces))
 	for _, p := range pieces {
 		in.bytes -= int64(len(p.Data))
 	}
 	if len(in.flight) == 0 {
 		in.flight = nil
+	}
+	if len(in.flight) == in.dropped {
 		in.end = in.dirty.end()
 	}
 }
@@ -404,9 +433,8 @@ func (in *inode) dropAll() (lost bool) {
 	in.mu.Lock()
 	lost = len(in.dirty.segs) > 0
 	in.dirty.cut(0)
-	if len(in.flight) == 0 {
-		in.end = 0
-	}
+	in.losses++
+	in.end, in.dropped = 0, len(in.flight) // those on their way are back later: others may see them no more than here
 	in.mu.Unlock()
 	if in.file.Doom(errDropped) {
 		lost = true

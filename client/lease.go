@@ -948,6 +948,7 @@ func (l *leases) detach() {
 		l.mu.Lock()
 	}
 	l.term = 0
+	l.until.Store(0)
 	l.floor = l.clock + 1
 	l.clock++
 	clear(l.touched)
@@ -1001,6 +1002,16 @@ func (l *leases) attach(term uint64, until int64, at uint64, kept []*metapb.Leas
 		}
 	})
 	l.until.Store(until)
+}
+
+// renew makes leases good for longer, if they are still those under the leader of that term: the
+// answer to a heartbeat may come after its session has ended.
+func (l *leases) renew(term uint64, until int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.term == term {
+		l.until.Store(until)
+	}
 }
 
 // keepLocked goes on with a lease that was kept: nobody else had one at any time. Who is writing

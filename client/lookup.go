@@ -40,7 +40,11 @@ func (fs *FS) Lookup(ctx context.Context, cred dfs.Cred, parent dfs.Ino, name st
 			}
 			continue
 		}
-		return fs.lookedUp(at, parent, name, reply)
+		attr, err := fs.lookedUp(at, parent, name, reply)
+		if err != nil {
+			return dfs.Attr{}, err
+		}
+		return fs.show(ctx, attr)
 	}
 }
 
@@ -69,5 +73,5 @@ func (fs *FS) lookedUp(at uint64, parent dfs.Ino, name string, reply *metapb.Loo
 	if nameable(name) {
 		fs.leases.name(at, parent, name, attr.Ino)
 	}
-	return fs.seen(attr), nil
+	return attr, nil
 }

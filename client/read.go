@@ -38,18 +38,20 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, nil
 	}
 	in := f.in
-	attr, err := in.fs.GetAttr(ctx, in.ino) // and confirm
-	if err != nil {
-		return 0, err // the extents must be those of now
-	}
 	for try := 0; ; try++ {
+		attr, err := in.fs.GetAttr(ctx, in.ino)
+		if err != nil {
+			return 0, err // the extents must be those of now
+		}
 		n, err := in.read(ctx, p, off)
-		if err == nil {
+		switch {
+		case err == nil:
 			f.readAhead(off, n)
 			f.accessed(&attr)
 			return n, nil
-		}
-		if !errors.Is(err, errGone) {
+		case errors.Is(err, errUncertain):
+			continue
+		case !errors.Is(err, errGone):
 			return 0, err
 		}
 		// The extents may be old: other bytes took the place of these, and theirs
@@ -67,6 +69,10 @@ func (f *File) Read(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 }
 
+// errUncertain says that bytes which are not committed may be too late: others may have changed
+// the file since. GetAttr waits until that is known.
+var errUncertain = errors.New("whether others have changed the file since is not known")
+
 // part is a piece of a read that has to be fetched.
 type part struct {
 	extent dfs.Extent
@@ -79,14 +85,28 @@ func (in *inode) read(ctx context.Context, p []byte, off int64) (int, error) {
 	for try := 0; try < extentsTries; try++ {
 		in.mu.Lock()
 		n, parts, missing := in.planLocked(p, off)
+		certain, losses := in.certain(), in.losses
 		in.mu.Unlock()
+		if !certain {
+			return 0, errUncertain
+		}
 		if missing.from < missing.to {
 			if err := in.load(ctx, missing.from); err != nil {
 				return 0, err
 			}
 			continue
 		}
-		return n, in.fs.fetch(ctx, parts)
+		if err := in.fs.fetch(ctx, parts); err != nil {
+			return 0, err
+		}
+		// That may have taken long. What was written here and is lost since is not shown.
+		in.mu.Lock()
+		lost := in.losses != losses
+		in.mu.Unlock()
+		if lost {
+			return 0, errUncertain
+		}
+		return n, nil
 	}
 	return 0, fmt.Errorf("inode %d: the file changes too fast to be read: %w", in.ino, dfs.EIO)
 }
@@ -107,7 +127,7 @@ func (in *inode) planLocked(p []byte, off int64) (n int, parts []part, missing s
 	for i := in.dirty.after(off); i < len(in.dirty.segs) && in.dirty.segs[i].off < off+int64(len(p)); i++ {
 		gaps = lay(gaps, p, off, in.dirty.segs[i].bytes(), in.dirty.segs[i].off)
 	}
-	for i := len(in.flight) - 1; i >= 0 && len(gaps) > 0; i-- {
+	for i := len(in.flight) - 1; i >= in.dropped && len(gaps) > 0; i-- {
 		gaps = lay(gaps, p, off, in.flight[i].Data, in.flight[i].Off)
 	}
 	for _, g := range gaps {

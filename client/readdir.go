@@ -55,7 +55,13 @@ func (fs *FS) ReadDir(ctx context.Context, cred dfs.Cred, ino dfs.Ino, cookie ui
 		if e.Attr != nil {
 			attr := rpc.AttrFromProto(e.Attr)
 			fs.leases.attrs(at, &attr)
-			l.Entries[i].Attr = fs.seen(attr)
+			shown, err := fs.show(ctx, attr)
+			if err != nil && !isErrno(err) {
+				return Listing{}, err
+			} else if err == nil {
+				attr = shown
+			}
+			l.Entries[i].Attr = attr
 		}
 	}
 	l.Lease = fs.leases.keeps(ino, at)

@@ -22,7 +22,7 @@ var (
 )
 
 // fixed are the seeds of each test run.
-var fixed = []uint64{1, 2, 4, 10, 12, 14}
+var fixed = []uint64{1, 2, 4, 10, 12, 14, 20003, 20017}
 
 // TestSimulation runs clusters in which all that can fail does, and looks for what was
 // acknowledged and is not there, what was read and cannot be, and what is not as it was in
