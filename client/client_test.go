@@ -482,7 +482,7 @@ func TestChunkServerDiesInTheMiddleOfAStream(t *testing.T) {
 	for _, at := range []int64{1, 7, 30} {
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
 			c := newCluster(t, clusterOptions{})
-			fs := c.dial()
+			fs := c.dial(func(cfg *client.Config) { cfg.OpTimeout = 2 * time.Minute }) // of a busy machine
 			c.chunks[1].dieAt.Store(at)
 			f := create(t, fs, "x")
 			want := random(48<<20, uint64(at))
